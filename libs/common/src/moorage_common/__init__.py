@@ -1,0 +1,1 @@
+"""What every Moorage process shares: wire contracts, errors, keys, key-value discipline, settings, logs, metrics."""

@@ -1,0 +1,104 @@
+"""What should run, and what does: values of `desired/...` and `status/...`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moorage_common.contracts.model import Contract
+from moorage_common.contracts.tensors import Format, Signature
+
+Isolation = Literal["dedicated", "pooled"]
+
+
+class Resources(Contract):
+    """What one replica asks for, in integers. `devices` > 1 means whole devices of one node."""
+
+    gpu_milli: int = Field(default=0, ge=0, le=1000, description="Per device; 1000 is a whole one, 0 none.")
+    devices: int = Field(default=1, ge=1, le=16)
+    gpu_mem_mib: int = Field(default=0, ge=0, description="Per device; 0 is the same share as gpu_milli.")
+    cpu_milli: int = Field(default=250, ge=10)
+    host_mem_mib: int = Field(default=512, ge=64)
+    gpu_models: list[str] = []
+
+
+class ArtifactRef(Contract):
+    """A blob by digest. `url` is signed by the registry and expires; the digest does not."""
+
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    size_bytes: int
+    url: str = ""
+
+
+class LoadSpec(Contract):
+    """What a replica host needs to load a version."""
+
+    tenant: str
+    model: str
+    version: int
+    format: Format
+    artifact: ArtifactRef
+    signature: Signature
+    max_batch: int = 64
+    threads: int = 1
+
+
+class DesiredVersion(Contract):
+    load: LoadSpec
+    resources: Resources
+    isolation: Isolation = "dedicated"
+    min_replicas: int = 1
+    max_replicas: int = 1
+    target_in_flight: int = Field(default=8, description="In-flight requests a replica that autoscaling aims at.")
+    capacity_share_bp: int = 10_000
+
+
+class ValidationRun(Contract):
+    """Ask a replica host of the tenant to load a version and answer its examples again."""
+
+    run_id: str
+    load: LoadSpec
+    examples: ArtifactRef | None = Field(default=None, description="JSON of `Examples`; None: load check only.")
+    rtol: float = 1e-3
+    atol: float = 1e-4
+
+
+class Desired(Contract):
+    cluster: str
+    tenant: str
+    model: str
+    versions: list[DesiredVersion] = []
+    validations: list[ValidationRun] = []
+
+
+ReplicaState = Literal["pending", "starting", "loading", "ready", "failed", "stopping"]
+
+
+class ReplicaStatus(Contract):
+    host_id: str
+    version: int
+    state: ReplicaState
+    reason: str = ""
+    node: str = ""
+    devices: list[int] = []
+    gpu_milli: int = 0
+    restarts: int = 0
+    started_at: float = 0.0
+    ready_at: float | None = None
+
+
+class ValidationResult(Contract):
+    run_id: str
+    version: int
+    state: Literal["passed", "rejected", "unchecked"]
+    reason: str = ""
+    max_abs_diff: float | None = None
+    libraries: dict[str, str] = {}
+
+
+class Status(Contract):
+    cluster: str
+    tenant: str
+    model: str
+    replicas: list[ReplicaStatus] = []
+    validations: list[ValidationResult] = []
+    log_lines: list[str] = Field(default=[], description="The last lines of the hosts' logs, oldest first.")

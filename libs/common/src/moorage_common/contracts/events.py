@@ -1,0 +1,40 @@
+"""CloudEvents 1.0 (structured JSON) on subjects `evt.<tenant>.<domain>.<entity>.<verb>.v1`."""
+
+from typing import Any, Literal
+
+from moorage_common.contracts.model import Contract
+
+EventType = Literal[
+    "tenant.created",
+    "key.created",
+    "key.revoked",
+    "version.uploaded",
+    "version.ready",
+    "version.rejected",
+    "deployment.changed",
+    "deployment.deleted",
+    "traffic.changed",
+    "replica.started",
+    "replica.lost",
+]
+
+
+class CloudEvent(Contract):
+    """`id` is UUIDv5(aggregate, version), so a second publication is the same event; `time` is RFC 3339 UTC."""
+
+    specversion: Literal["1.0"] = "1.0"
+    id: str
+    source: str
+    type: EventType
+    subject: str
+    time: str
+    tenant: str
+    datacontenttype: Literal["application/json"] = "application/json"
+    data: dict[str, Any]
+
+
+def event_subject(event: CloudEvent) -> str:
+    """`version.ready` about `models/digits` of tenant demo -> `evt.demo.version.digits.ready.v1`."""
+    domain, verb = event.type.split(".")
+    entity = event.subject.rsplit("/", 1)[-1].replace(".", "-")
+    return f"evt.{event.tenant}.{domain}.{entity}.{verb}.v1"

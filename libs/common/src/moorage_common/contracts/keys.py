@@ -1,0 +1,49 @@
+"""API keys and limits as routers and the feature-proxy hold them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moorage_common.contracts.model import Contract
+from moorage_common.contracts.names import model_glob_matches
+
+MODEL_SCOPES = frozenset({"infer", "feedback"})
+PLAIN_SCOPES = frozenset(
+    {
+        "models:write", "deploy:write", "features:read", "features:write", "events:read", "logs:read",
+        "metrics:read", "usage:read", "keys:admin", "platform:admin",
+    }
+)  # fmt: skip
+
+
+class KeyRecord(Contract):
+    """Value of `keys/<kid>`. A revoked key stays as a record with `revoked` for 24 h and wins by its version."""
+
+    kid: str
+    tenant: str
+    digest: str = Field(description="HMAC-SHA256(pepper, secret), hex.")
+    pepper_version: int = 1
+    scopes: list[str]
+    not_before: float = 0.0
+    expires_at: float | None = None
+    revoked: bool = False
+
+    def allows(self, scope: str, model: str | None = None) -> bool:
+        """Whether the key carries `scope` (`infer`, `models:write`, ...), for `model` where the scope takes one."""
+        if model is None:
+            return scope in self.scopes
+        prefix = scope + ":"
+        return any(s.startswith(prefix) and model_glob_matches(s[len(prefix) :], model) for s in self.scopes)
+
+
+class TenantLimits(Contract):
+    """Value of `limits/<tenant>`."""
+
+    tenant: str
+    status: Literal["active", "suspended"] = "active"
+    requests_per_s: float = 1000.0
+    burst: int = 2000
+    max_concurrent: int = 256
+    max_body_bytes: int = 16 * 1024 * 1024
+    gpu_milli: int = Field(default=2000, description="GPU the tenant's replicas may hold, in thousandths of a device.")
+    on_store_loss: Literal["local", "closed", "open"] = "local"

@@ -1,0 +1,1 @@
+"""The replica host: loads model versions, validates and batches requests, answers them."""

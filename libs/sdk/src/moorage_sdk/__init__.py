@@ -1,0 +1,1 @@
+"""Push, deploy and call models on Moorage."""

@@ -1,0 +1,1 @@
+"""Online features of a tenant's feature services."""

@@ -1,0 +1,1 @@
+"""The data plane: authentication, quotas, routing and the usage log."""
