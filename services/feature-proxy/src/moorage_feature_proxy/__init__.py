@@ -1,1 +1,1 @@
-"""Online features of a tenant's feature services."""
+"""Moorage's feature-proxy: a tenant's Feast feature services, read straight from the online store."""

@@ -1,0 +1,33 @@
+"""The ASGI application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from moorage_common.app import install_error_handlers, ops_app
+
+from moorage_feature_proxy import deps
+from moorage_feature_proxy.endpoints import router
+from moorage_feature_proxy.metrics import Metrics
+from moorage_feature_proxy.settings import Settings
+
+
+def create_app(settings: Settings) -> tuple[FastAPI, FastAPI]:
+    """The service and its operations app."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with deps.running(settings, metrics) as built:
+            app.state.deps = built
+            yield
+
+    app = FastAPI(title="Moorage features", lifespan=lifespan)
+    install_error_handlers(app)
+    app.include_router(router)
+
+    async def ready() -> str | None:
+        built: deps.Deps | None = getattr(app.state, "deps", None)
+        return "starting" if built is None else built.not_ready()
+
+    return app, ops_app(metrics.series.registry, ready)

@@ -1,0 +1,96 @@
+"""The feature-proxy's HTTP."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from moorage_common.contracts.features import FeatureServiceInfo, OnlineRequest
+from moorage_common.contracts.model import Contract
+from moorage_common.errors import MoorageError, NotFound, TooLarge, Unprocessable
+from pydantic import ValidationError
+
+from moorage_feature_proxy.auth import tenant_of
+from moorage_feature_proxy.deps import Deps
+from moorage_feature_proxy.metrics import UNKNOWN_SERVICE
+
+DEFINITIONS_MAX_BYTES = 8 * 1024 * 1024
+REQUEST_MAX_BYTES = 8 * 1024 * 1024
+
+router = APIRouter(prefix="/v1/features")
+
+
+class FeatureServices(Contract):
+    """A tenant's feature services, by name."""
+
+    services: list[FeatureServiceInfo]
+
+
+def deps_of(request: Request) -> Deps:
+    deps: Deps = request.app.state.deps
+    return deps
+
+
+Dependencies = Annotated[Deps, Depends(deps_of)]
+
+
+@router.put("/definitions")
+async def put_definitions(request: Request, deps: Dependencies) -> FeatureServices:
+    """Replace the tenant's definitions by a Feast registry (the file that `feast apply` writes)."""
+    tenant = tenant_of(request, deps.authenticator, "features:write")
+    found = deps.uploads.put(tenant, await _body(request, DEFINITIONS_MAX_BYTES))
+    return FeatureServices(services=[service.info() for service in found.services.values()])
+
+
+@router.get("/services")
+async def list_services(request: Request, deps: Dependencies) -> FeatureServices:
+    """All feature services of the tenant."""
+    tenant = tenant_of(request, deps.authenticator, "features:read")
+    return FeatureServices(services=[service.info() for service in deps.uploads.get(tenant).services.values()])
+
+
+@router.get("/services/{name}")
+async def get_service(name: str, request: Request, deps: Dependencies) -> FeatureServiceInfo:
+    """One feature service, with its fingerprint."""
+    tenant = tenant_of(request, deps.authenticator, "features:read")
+    return deps.uploads.get(tenant).service(name).info()
+
+
+@router.post("/online")
+async def online(request: Request, deps: Dependencies) -> Response:
+    """Values of a feature service for rows of entities: `OnlineRequest` in, `OnlineResponse` out."""
+    tenant = tenant_of(request, deps.authenticator, "features:read")
+    started = time.perf_counter()
+    service, code = UNKNOWN_SERVICE, 500
+    try:
+        asked = _online_request(await _body(request, REQUEST_MAX_BYTES))
+        service = asked.service
+        found = await deps.lookup.online(tenant, asked)
+        code = 200
+        return Response(found.model_dump_json(), media_type="application/json")
+    except MoorageError as error:
+        code = error.status
+        service = UNKNOWN_SERVICE if isinstance(error, NotFound) else service
+        raise
+    finally:
+        deps.metrics.answered(tenant, service, code, time.perf_counter() - started)
+
+
+def _online_request(body: bytes) -> OnlineRequest:
+    try:
+        return OnlineRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        message = f"the request does not have the expected form: {place}: {first['msg']}"
+        raise Unprocessable(message, code="invalid_request") from error
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body, read no further than `most` bytes. Raises TooLarge."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise TooLarge(f"the body is over {most} bytes; send less at once")
+    return bytes(body)

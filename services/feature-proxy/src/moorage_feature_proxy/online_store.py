@@ -1,0 +1,129 @@
+"""Reads of Feast's Redis layout: one hash a row of entities, fetched with pipelined HMGETs, never waiting for long.
+
+When Redis is away or slow: a batch that has no answer within the timeout fails as 503 `feature_store_unavailable`;
+after three failures in a row calls fail at once, with one probe a second, until one succeeds.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from moorage_common.errors import MoorageError, Unavailable
+from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from moorage_feature_proxy.metrics import Metrics
+
+FAILURES_TO_OPEN = 3
+COOL_DOWN_S = 1.0
+CELLS_A_BATCH = 5000
+"""Values read in one pipeline: bounds what one wait for Redis covers, and how long decoding holds the event loop."""
+
+Row = list[bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One HMGET of `fields` for each of `keys`."""
+
+    keys: Sequence[bytes]
+    fields: Sequence[bytes]
+
+
+@dataclass
+class Breaker:
+    """Whether a call may go out. Decides from what it is told; holds no clock."""
+
+    failures: int = 0
+    closed_until_s: float = 0.0
+
+    def allows(self, now_s: float) -> bool:
+        """True while healthy; after `FAILURES_TO_OPEN` failures in a row, once every `COOL_DOWN_S`."""
+        if self.failures < FAILURES_TO_OPEN:
+            return True
+        if now_s < self.closed_until_s:
+            return False
+        self.closed_until_s = now_s + COOL_DOWN_S
+        return True
+
+    def succeeded(self) -> None:
+        self.failures = 0
+
+    def failed(self, now_s: float) -> None:
+        self.failures += 1
+        self.closed_until_s = now_s + COOL_DOWN_S
+
+
+@dataclass
+class OnlineStore:
+    """A Redis that Feast writes to. Tenants are apart by their project, the end of every key."""
+
+    url: str = field(repr=False)
+    timeout_s: float
+    connections: int
+    metrics: Metrics
+    breaker: Breaker = field(default_factory=Breaker)
+
+    def __post_init__(self) -> None:
+        self._pool = BlockingConnectionPool.from_url(
+            self.url,
+            max_connections=self.connections,
+            timeout=self.timeout_s,
+            socket_connect_timeout=self.timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    async def read(self, reads: Sequence[Read]) -> list[list[Row]]:
+        """The rows of each read, in the order of its keys. Raises Unavailable."""
+        if not self.breaker.allows(time.monotonic()):
+            raise self._unavailable("breaker", "")
+        try:
+            rows = [await self._read(read) for read in reads]
+        except TimeoutError:
+            self.breaker.failed(time.monotonic())
+            raise self._unavailable("timeout", f"no answer in {self.timeout_s} s") from None
+        except ResponseError as error:
+            raise self._unavailable("response", str(error)) from error
+        except (RedisError, OSError) as error:
+            self.breaker.failed(time.monotonic())
+            raise self._unavailable("connection", str(error)) from error
+        self.breaker.succeeded()
+        return rows
+
+    async def _read(self, read: Read) -> list[Row]:
+        batch = max(1, CELLS_A_BATCH // len(read.fields))
+        rows: list[Row] = []
+        for start in range(0, len(read.keys), batch):
+            rows += await self._batch(read.keys[start : start + batch], read.fields)
+        return rows
+
+    async def _batch(self, keys: Sequence[bytes], fields: Sequence[bytes]) -> list[Row]:
+        """One pipeline on one connection. The fields are the same for all keys, so they are packed once."""
+        head = b"*%d\r\n$5\r\nHMGET\r\n" % (len(fields) + 2)
+        tail = b"".join(b"$%d\r\n%b\r\n" % (len(name), name) for name in fields)
+        packed = b"".join(b"%b$%d\r\n%b\r\n%b" % (head, len(key), key, tail) for key in keys)
+        async with asyncio.timeout(self.timeout_s):
+            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+        whole = False
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await connection.send_packed_command(packed, check_health=False)
+                rows: list[Row] = [await connection.read_response() for _ in keys]
+            whole = True
+        finally:
+            if not whole:
+                await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+        return rows
+
+    def _unavailable(self, reason: str, detail: str) -> MoorageError:
+        self.metrics.store_failures.labels(reason).inc()
+        message = "the feature store does not answer; try again"
+        code = "feature_store_unavailable"
+        return Unavailable(message, code=code, detail=f"{reason}: {detail}", retry_after_s=COOL_DOWN_S)
+
+    async def close(self) -> None:
+        await self._pool.disconnect()

@@ -1,0 +1,18 @@
+"""Settings of the feature-proxy."""
+
+from pathlib import Path
+
+from moorage_common.settings import ServiceSettings
+from pydantic import Field, SecretStr
+
+
+class Settings(ServiceSettings):
+    """Read once, in `__main__`."""
+
+    pepper: SecretStr = Field(description="Secret that API keys' digests and the internal token are made with.")
+    redis_url: SecretStr = Field(description="Redis of the Feast online store, with its password in the URL.")
+    state_dir: Path = Field(description="Directory that uploaded definitions are kept in.")
+    redis_timeout_ms: int = Field(
+        default=100, ge=1, description="Longest wait for Redis to connect and answer one batch of reads, milliseconds."
+    )
+    redis_connections: int = Field(default=32, ge=1, description="Most connections to Redis.")
