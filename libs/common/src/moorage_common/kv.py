@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import nats.js.errors
 import structlog
+from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
 
@@ -67,7 +68,7 @@ class BucketReader:
 
     async def run(self) -> None:
         """Follow the bucket until cancelled."""
-        while True:
+        while not _cancelled():
             try:
                 await self.bus.wait()
                 await self._follow()
@@ -76,61 +77,87 @@ class BucketReader:
             await asyncio.sleep(0.25)
 
     async def _follow(self) -> None:
-        kv = await self.bus.jetstream().key_value(self.bucket)
+        js = self.bus.jetstream()
+        kv = await js.key_value(self.bucket)
+        view = _View(created=await _created(js, self.bucket))
         watcher = await kv.watchall()
         try:
-            await self._read_whole(watcher)
-            while time.monotonic() - max(self._last_heartbeat, self._opened) < SILENCE_S:
+            self._opened = time.monotonic()
+            while (update := await watcher.updates(timeout=SILENCE_S)) is not None:
+                self._take(update, view)
+            view.initial = False
+            for prefix in view.beats:
+                self._complete(prefix, view)
+            while not _cancelled() and time.monotonic() - max(self._last_heartbeat, self._opened) < SILENCE_S:
                 with contextlib.suppress(TimeoutError):
                     update = await watcher.updates(timeout=HEARTBEAT_S)
                     if update is not None:
-                        self._take(update, None)
-            log.info("no heartbeat, reading again", bucket=self.bucket)
+                        self._take(update, view)
+            log.debug("no heartbeat, reading again", bucket=self.bucket)
         finally:
             with contextlib.suppress(*BUS_ERRORS):
                 await watcher.stop()
 
-    async def _read_whole(self, watcher: KeyValue.KeyWatcher) -> None:
-        """Take the initial values, then drop what a complete bucket no longer has."""
-        self._opened = time.monotonic()
-        seen: set[str] = set()
-        rebuilt: list[str] = []
-        while (update := await watcher.updates(timeout=SILENCE_S)) is not None:
-            heartbeat = self._take(update, seen)
-            if heartbeat is not None:
-                rebuilt.append(heartbeat.prefix)
-        for key in [k for k in self.entries if k not in seen and any(k.startswith(p) for p in rebuilt)]:
-            self._drop(key)
-        if rebuilt:
-            self.synced.set()
-
-    def _take(self, update: KeyValue.Entry, seen: set[str] | None) -> Heartbeat | None:
-        """Apply one entry of the watch; the heartbeat when it is one."""
+    def _take(self, update: KeyValue.Entry, view: "_View") -> None:
+        """Apply one entry of the watch."""
         key = update.key
         try:
             if key.startswith(HEARTBEAT_PREFIX):
-                heartbeat = Heartbeat.model_validate_json(update.value or b"")
-                if seen is None:
-                    self._last_heartbeat = time.monotonic()
-                    self.synced.set()
-                return heartbeat
-            if not key.startswith(self.prefix):
-                return None
-            if update.operation in ("DEL", "PURGE"):
-                if seen is None:
+                self._hear(Heartbeat.model_validate_json(update.value or b""), view)
+            elif not key.startswith(self.prefix):
+                return
+            elif update.operation in ("DEL", "PURGE"):
+                if not view.initial:
                     self._drop(key)
-                return None
-            self.accept(key, Versioned.model_validate_json(update.value or b""))
-            if seen is not None:
-                seen.add(key)
+            else:
+                view.seen.add(key)
+                self.accept(key, Versioned.model_validate_json(update.value or b""))
         except ValidationError as error:
             log.warning("unreadable entry ignored", bucket=self.bucket, key=key, errors=error.error_count())
-        return None
+
+    def _hear(self, beat: Heartbeat, view: "_View") -> None:
+        if beat.created not in ("", view.created):
+            return
+        if view.initial:
+            view.beats.append(beat.prefix)
+            return
+        self._last_heartbeat = time.monotonic()
+        self._complete(beat.prefix, view)
+
+    def _complete(self, prefix: str, view: "_View") -> None:
+        """The writer of `prefix` has filled this bucket: what it no longer has is gone."""
+        if prefix in view.complete:
+            return
+        view.complete.add(prefix)
+        for key in [k for k in self.entries if k not in view.seen and k.startswith(prefix)]:
+            self._drop(key)
+        self.synced.set()
 
     def _drop(self, key: str) -> None:
         held = self.entries.pop(key, None)
         if held is not None and held.value is not None:
             self.on_change(key, Versioned(epoch=held.epoch, version=held.version, value=None))
+
+
+@dataclass
+class _View:
+    """What one watch has shown so far of the bucket made at `created`."""
+
+    created: str
+    initial: bool = True
+    seen: set[str] = field(default_factory=set)
+    beats: list[str] = field(default_factory=list)
+    complete: set[str] = field(default_factory=set)
+
+
+def _cancelled() -> bool:
+    """Whether this task was told to end: Python 3.11's `asyncio.wait_for`, which nats-py uses, may swallow that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _created(js: JetStreamContext, bucket: str) -> str:
+    return str((await js.stream_info(f"KV_{bucket}")).created)
 
 
 @dataclass
@@ -150,6 +177,9 @@ class BucketWriter:
 
     async def put(self, key: str, entry: Versioned) -> bool:
         """Write `entry` unless the bucket holds a newer one. False when the bus is away: `run` makes up for it."""
+        if not self.bus.connected:
+            self._dirty.set()
+            return False
         try:
             await self._put(await self.bus.bucket(self.bucket), key, entry)
         except BUS_ERRORS as error:
@@ -166,7 +196,8 @@ class BucketWriter:
             except (nats.js.errors.KeyNotFoundError, nats.js.errors.KeyDeletedError):
                 revision = 0
             else:
-                if held.value and Versioned.model_validate_json(held.value).order >= entry.order:
+                order = _order(held.value)
+                if order is not None and order >= entry.order:
                     return
                 revision = held.revision or 0
             try:
@@ -183,24 +214,26 @@ class BucketWriter:
         """Heartbeat and reconcile until cancelled."""
         created = ""
         next_reconcile = 0.0
-        while True:
+        while not _cancelled():
             try:
                 await self.bus.wait()
                 kv = await self.bus.bucket(self.bucket)
-                info = await self.bus.jetstream().stream_info(f"KV_{self.bucket}")
+                found = await _created(self.bus.jetstream(), self.bucket)
                 now = time.monotonic()
-                if str(info.created) != created or self._dirty.is_set() or now >= next_reconcile:
+                if found != created or self._dirty.is_set() or now >= next_reconcile:
+                    created = ""
                     self._dirty.clear()
                     await self._reconcile(kv)
-                    created, next_reconcile = str(info.created), now + RECONCILE_S
-                await self._beat(kv)
+                    created, next_reconcile = found, now + RECONCILE_S
+                await self._beat(kv, created)
             except BUS_ERRORS as error:
                 log.debug("heartbeat failed", bucket=self.bucket, error=str(error))
-                created = ""
+            except Exception:  # the source's own failures, a database that is away: readers keep what they hold
+                log.exception("bucket not reconciled", bucket=self.bucket)
             await asyncio.sleep(HEARTBEAT_S)
 
-    async def _beat(self, kv: KeyValue) -> None:
-        beat = Heartbeat(writer=self.writer, prefix=self.prefix, epoch=self.epoch, at=time.time())
+    async def _beat(self, kv: KeyValue, created: str) -> None:
+        beat = Heartbeat(writer=self.writer, prefix=self.prefix, epoch=self.epoch, at=time.time(), created=created)
         await kv.put(f"{HEARTBEAT_PREFIX}{self.writer}", beat.model_dump_json().encode())
 
     async def _reconcile(self, kv: KeyValue) -> None:
@@ -225,9 +258,17 @@ class BucketWriter:
             while (update := await watcher.updates(timeout=SILENCE_S)) is not None:
                 if update.key.startswith(HEARTBEAT_PREFIX) or not update.key.startswith(self.prefix):
                     continue
-                if update.value and update.operation not in ("DEL", "PURGE"):
-                    with contextlib.suppress(ValidationError):
-                        held[update.key] = Versioned.model_validate_json(update.value).order
+                order = _order(update.value)
+                if update.operation not in ("DEL", "PURGE"):
+                    held[update.key] = order or (-1, -1)
         finally:
             await watcher.stop()
         return held
+
+
+def _order(value: bytes | None) -> tuple[int, int] | None:
+    """(epoch, version) of a stored entry, or None when it cannot be read."""
+    try:
+        return Versioned.model_validate_json(value or b"").order
+    except ValidationError:
+        return None

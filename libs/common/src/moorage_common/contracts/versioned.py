@@ -31,9 +31,11 @@ class Heartbeat(Contract):
         prefix: the keys this writer answers for ("" for the whole bucket).
         epoch: of the writer.
         at: seconds since 1970.
+        created: when the bucket that the writer filled was made; a reader of another bucket does not believe the beat.
     """
 
     writer: str
     prefix: str
     epoch: int
     at: float
+    created: str = ""
