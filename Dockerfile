@@ -60,13 +60,15 @@ COPY --from=build-feature-proxy /opt/moorage /opt/moorage
 ENV MOORAGE_STATE_DIR=/var/lib/moorage
 CMD ["python", "-m", "moorage_feature_proxy"]
 
-# LightGBM's wheel needs the system's OpenMP runtime; KubeRay's probes and start command need wget and bash.
+# LightGBM's wheel needs the system's OpenMP runtime; KubeRay's probes need wget, and its start command
+# may run in a login shell, which resets PATH.
 FROM runtime AS ray-base
 USER 0:0
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libgomp1 wget \
  && rm -rf /var/lib/apt/lists/* \
- && install -d -o moorage -g moorage /tmp/ray
+ && install -d -o moorage -g moorage /tmp/ray \
+ && ln -s /opt/moorage/bin/ray /usr/local/bin/ray
 USER 10001:10001
 ENV RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
 

@@ -40,16 +40,20 @@ def _crc(body: str) -> str:
     return _base62(zlib.crc32(body.encode()), 6)
 
 
+def complete(body: str) -> str:
+    """`body`, all of a key before its checksum, with the checksum."""
+    return body + _crc(body)
+
+
 def mint(environment: str = "live") -> ApiKey:
     """A new random key of `environment`, `live` or `test`."""
     kid, secret = _random(12), _random(32)
-    body = f"mrg_{environment}_{kid}{secret}"
-    return ApiKey(kid=kid, secret=secret, text=body + _crc(body))
+    return ApiKey(kid=kid, secret=secret, text=complete(f"mrg_{environment}_{kid}{secret}"))
 
 
 def parse(text: str) -> ApiKey | None:
     """The key's parts, or None when the form or the checksum is wrong."""
-    match = _KEY.match(text)
+    match = _KEY.fullmatch(text)
     if match is None or _crc(text[:-6]) != match[4]:
         return None
     return ApiKey(kid=match[2], secret=match[3], text=text)
