@@ -47,7 +47,9 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_http(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
         codes = {404: "not_found", 405: "method_not_allowed"}
-        return problem(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail))
+        return problem(
+            error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), dict(error.headers or {})
+        )
 
     async def on_unforeseen(_request: Request, error: Exception) -> Response:
         log.error("unforeseen error", exc_info=error)

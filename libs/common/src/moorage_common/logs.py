@@ -7,14 +7,18 @@ from typing import Any
 
 import structlog
 
-_SECRET = re.compile(r"mrg_(?:live|test)_[0-9A-Za-z]{12}[0-9A-Za-z]+|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_KEY = re.compile(r"(mrg_(?:live|test)_[0-9A-Za-z]{12})[0-9A-Za-z]+")
+_PASSWORD = re.compile(r"(?<=://)[^/\s:@\"']*:[^/\s@\"']+(?=@)")
 
 
-def _redact(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    for name, value in event.items():
-        if isinstance(value, str) and ("mrg_" in value or "://" in value):
-            event[name] = _SECRET.sub("[redacted]", value)
-    return event
+def redact(text: str) -> str:
+    """`text` without secrets: API keys shortened to their kid, user and password taken out of URLs."""
+    return _PASSWORD.sub("[redacted]", _KEY.sub(r"\1[redacted]", text))
+
+
+def _redact(_logger: Any, _method: str, line: Any) -> str:
+    """Last of the chain, so that nothing nested, formatted or raised gets round it."""
+    return redact(str(line))
 
 
 def configure(service: str, *, level: str = "info", log_format: str = "auto") -> None:
@@ -25,14 +29,13 @@ def configure(service: str, *, level: str = "info", log_format: str = "auto") ->
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        _redact,
     ]
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, _redact],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)

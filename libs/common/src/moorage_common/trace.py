@@ -8,7 +8,7 @@ _TRACEPARENT = re.compile(r"^00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-
 
 def child_of(traceparent: str | None) -> str:
     """A `traceparent` for the next hop: same trace and flags, new parent id; a new unsampled trace without one."""
-    match = _TRACEPARENT.match(traceparent) if traceparent else None
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     span = os.urandom(8).hex()
     if match is None:
         return f"00-{os.urandom(16).hex()}-{span}-00"

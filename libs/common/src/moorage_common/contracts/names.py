@@ -30,7 +30,7 @@ STREAM_USAGE = "USAGE"
 
 def is_name(text: str) -> bool:
     """Whether `text` may name a tenant, model or deployment."""
-    return len(text) <= NAME_MAX and _NAME.match(text) is not None
+    return len(text) <= NAME_MAX and _NAME.fullmatch(text) is not None
 
 
 def route_key(tenant: str, model: str) -> str:

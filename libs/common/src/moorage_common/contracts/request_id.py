@@ -44,7 +44,7 @@ def parse_request_id(secret: bytes, tenant: str, text: str) -> RequestId | None:
     """The id, or None when it is malformed or was not issued to `tenant`."""
     body, _, mac = text.rpartition(".")
     parts = body.split(".")
-    if len(parts) != 5 or not hmac.compare_digest(_mac(secret, tenant, body), mac):
+    if len(parts) != 5 or not hmac.compare_digest(_mac(secret, tenant, body).encode(), mac.encode()):
         return None
     ulid, model, version, arm, revision = parts
     return RequestId(ulid=ulid, model=model, version=int(version), arm=arm, revision=int(revision))
