@@ -33,6 +33,8 @@ def environment(token: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # Under `uv run`, Ray would otherwise rebuild the environment for each worker.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # The launcher ends hosts itself; waiting for them to leave would hold up a Ctrl-C for half a minute.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # A replica without a GPU must not see one.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     }

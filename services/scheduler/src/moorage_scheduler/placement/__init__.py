@@ -1,0 +1,1 @@
+"""Where a replica goes: pure functions of the cluster's state."""
