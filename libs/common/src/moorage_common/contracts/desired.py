@@ -40,6 +40,7 @@ class LoadSpec(Contract):
     signature: Signature
     max_batch: int = 64
     threads: int = 1
+    gpu_mem_mib: int = Field(default=0, description="GPU memory the model may take on its device; 0 is no limit.")
 
 
 class DesiredVersion(Contract):
@@ -58,6 +59,7 @@ class ValidationRun(Contract):
     run_id: str
     load: LoadSpec
     examples: ArtifactRef | None = Field(default=None, description="JSON of `Examples`; None: load check only.")
+    libraries: dict[str, str] = Field(default={}, description="Versions recorded at push, to name those that differ.")
     rtol: float = 1e-3
     atol: float = 1e-4
 

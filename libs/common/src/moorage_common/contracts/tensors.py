@@ -19,6 +19,9 @@ class TensorSpec(Contract):
     datatype: Datatype
     shape: list[int]
     columns: list[str] | None = Field(default=None, description="Column names of the last axis, in training order.")
+    labels: list[int | str] | None = Field(
+        default=None, description="Class labels in order, where the format itself does not hold them (LightGBM)."
+    )
 
 
 class Signature(Contract):

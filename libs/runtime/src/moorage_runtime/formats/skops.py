@@ -1,0 +1,148 @@
+"""scikit-learn models in the skops format: an archive of a schema and arrays, loaded only if every type is trusted."""
+
+import warnings
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from moorage_common.contracts.desired import LoadSpec
+from moorage_common.contracts.tensors import Signature
+from moorage_common.errors import BadRequest, Unprocessable
+from skops import io as skops_io
+
+from moorage_runtime.formats.arguments import as_argument
+from moorage_runtime.v2 import Array
+
+METHODS = ("predict", "predict_proba", "decision_function", "score_samples", "transform")
+"""Estimator methods that may be outputs; an output bears its method's name."""
+
+MAX_MEMBERS = 100_000
+MAX_UNPACKED_BYTES = 4 * 1024**3
+
+_TRUSTED_PREFIXES = (
+    "sklearn._loss.",
+    "sklearn.ensemble._gb_losses.",
+    "sklearn.ensemble._hist_gradient_boosting.",
+    "sklearn.gaussian_process.kernels.",
+    "sklearn.linear_model._sgd_fast.",
+    "sklearn.metrics._dist_metrics.",
+    "sklearn.neighbors._",
+    "sklearn.neural_network._stochastic_optimizers.",
+    "sklearn.tree._",
+    "sklearn.utils._bunch.",
+)
+"""Modules of scikit-learn that hold fitted state alone, beyond what skops itself trusts. Not all of `sklearn.`: it also
+has functions that read files and fetch URLs."""
+
+_TRUSTED_TYPES = frozenset({"collections.OrderedDict", "collections.defaultdict", "numpy.random.mtrand.RandomState"})
+
+
+class SkopsModel:
+    """A fitted estimator; each wanted output is one method's answer."""
+
+    def __init__(self, estimator: Any, signature: Signature) -> None:
+        self._estimator = estimator
+        self._signature = signature
+
+    def predict(self, inputs: dict[str, Array], wanted: Collection[str]) -> dict[str, Array]:
+        """Call the methods that `wanted` names.
+
+        Raises:
+            BadRequest: the estimator refuses the values (ValueError, TypeError).
+        """
+        argument = as_argument(self._signature, inputs)
+        return call_methods(self._estimator, argument, wanted)
+
+
+def call_methods(estimator: Any, argument: Any, wanted: Collection[str]) -> dict[str, Array]:
+    """Answers of the estimator's methods by name, dense arrays.
+
+    Raises:
+        BadRequest: the estimator refuses the values.
+    """
+    outputs = {}
+    for name in wanted:
+        try:
+            answer = getattr(estimator, name)(argument)
+        except (ValueError, TypeError) as error:
+            raise BadRequest(f"the model refuses the input: {str(error)[:300]}") from None
+        outputs[name] = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
+    return outputs
+
+
+def untrusted_types(path: Path) -> list[str]:
+    """Names of the types in the file that no list trusts; nothing is loaded.
+
+    Raises:
+        Unprocessable: not a skops file, or one that unpacks beyond the caps.
+    """
+    return [name for name in _beyond_skops(path) if not _is_trusted(name)]
+
+
+def _is_trusted(name: str) -> bool:
+    return name in _TRUSTED_TYPES or name.startswith(_TRUSTED_PREFIXES)
+
+
+def _beyond_skops(path: Path) -> list[str]:
+    """Types in the file that skops does not trust by itself."""
+    _check_archive(path)
+    try:
+        found: list[str] = skops_io.get_untrusted_types(file=path)
+    except Exception as error:  # noqa: BLE001 - hostile files fail in many ways
+        raise Unprocessable(f"the file cannot be read as skops: {str(error)[:300]}", code="bad_skops") from None
+    return found
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise Unprocessable(f"the file is not a skops archive: {error}", code="bad_skops") from None
+    if len(members) > MAX_MEMBERS or sum(m.file_size for m in members) > MAX_UNPACKED_BYTES:
+        raise Unprocessable(
+            f"the archive has {len(members)} members and unpacks to {sum(m.file_size for m in members)} bytes; at most "
+            f"{MAX_MEMBERS} and {MAX_UNPACKED_BYTES} are allowed",
+            code="artifact_too_large",
+        )
+
+
+def _set_threads(estimator: Any, threads: int) -> None:
+    """A saved `n_jobs=-1` would start a pool for each request."""
+    if not hasattr(estimator, "get_params"):
+        return
+    jobs = {name: threads for name in estimator.get_params(deep=True) if name.rsplit("__", 1)[-1] == "n_jobs"}
+    if jobs:
+        estimator.set_params(**jobs)
+
+
+def load(path: Path, spec: LoadSpec) -> SkopsModel:
+    """Load the estimator if all its types are trusted.
+
+    Raises:
+        Unprocessable: `untrusted_types` with their names; `bad_skops`; `bad_signature`.
+    """
+    beyond = _beyond_skops(path)
+    if strange := [name for name in beyond if not _is_trusted(name)]:
+        raise Unprocessable(
+            f"the model holds types that are not trusted: {', '.join(strange)}; use scikit-learn's own estimators and "
+            "functions, or export to ONNX",
+            code="untrusted_types",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            estimator = skops_io.load(path, trusted=beyond)
+    except Exception as error:  # noqa: BLE001 - hostile files fail in many ways
+        raise Unprocessable(f"scikit-learn cannot load the model: {str(error)[:300]}", code="bad_skops") from None
+    for output in spec.signature.outputs:
+        if output.name not in METHODS or not hasattr(estimator, output.name):
+            raise Unprocessable(
+                f"{type(estimator).__name__} cannot answer the signature's output '{output.name}'; outputs are "
+                f"methods of the estimator: {', '.join(METHODS)}",
+                code="bad_signature",
+            )
+    _set_threads(estimator, spec.threads)
+    return SkopsModel(estimator, spec.signature)

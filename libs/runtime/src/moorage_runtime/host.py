@@ -1,0 +1,136 @@
+"""The replica host as an actor class. Ray decorates it elsewhere; undecorated it is a plain object."""
+
+import collections
+import hashlib
+import logging
+import os
+import secrets
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import structlog
+from moorage_common import logs
+from moorage_common.contracts.desired import LoadSpec, ValidationRun
+
+from moorage_runtime.artifacts import ArtifactCache
+from moorage_runtime.config import HostConfig
+from moorage_runtime.inference import Inference
+from moorage_runtime.server import HostApp, HostServer
+from moorage_runtime.validation import run_validation
+from moorage_runtime.versions import Versions
+
+log = structlog.get_logger()
+
+LOG_LINES = 200
+
+
+class LogRing(logging.Handler):
+    """The last LOG_LINES lines logged in this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a formatted record, at most 2,000 characters of it."""
+        self._lines.append(self.format(record)[:2000])
+
+    def last(self, count: int) -> list[str]:
+        return list(self._lines)[-count:] if count > 0 else []
+
+
+class ReplicaHost:
+    """Holds versions of one tenant, answers routers over HTTP, and the scheduler through its methods.
+
+    Methods block, so the actor needs several threads (`max_concurrency`); all are safe for threads. The constructor
+    returns at once: the versions in its config load in the background, and `identity` shows how they stand.
+    """
+
+    def __init__(self, config_json: str) -> None:
+        """Listen and begin to load.
+
+        Args:
+            config_json: a `HostConfig`.
+        """
+        self._config = HostConfig.model_validate_json(config_json)
+        self._ring = _configure_logs()
+        self._token = secrets.token_urlsafe(32)
+        self._generation = hashlib.sha256(self._token.encode()).hexdigest()[:16]
+        self._cache = ArtifactCache(Path(self._config.cache_dir))
+        self._versions = Versions(self._config.tenant, self._cache, max_waiting=self._config.max_waiting)
+        for spec in self._config.loads:
+            self._versions.announce(spec)
+        app = HostApp(
+            Inference(self._versions),
+            tenant=self._config.tenant,
+            token=self._token,
+            max_body_bytes=self._config.max_body_bytes,
+        )
+        self._server = HostServer(app, self._config.bind)
+        self._server.start()
+        log.info("host started", host=self._config.host_id, tenant=self._config.tenant, address=self._server.address)
+        threading.Thread(target=self._load_all, name="loads", daemon=True).start()
+
+    def _load_all(self) -> None:
+        for spec in self._config.loads:
+            self._versions.load(spec)
+
+    def identity(self) -> dict[str, Any]:
+        """generation, token, address (`host:port`), pid, devices, versions (`HeldVersion` dicts)."""
+        return {
+            "generation": self._generation,
+            "token": self._token,
+            "address": self._server.address,
+            "pid": os.getpid(),
+            "devices": self._config.devices or _devices_from_ray(),
+            "versions": [held.model_dump(mode="json") for held in self._versions.held()],
+        }
+
+    def load(self, spec_json: str) -> dict[str, Any]:
+        """Load a `LoadSpec`; the `HeldVersion` it became, `ready` or `failed` with the reason. Blocks meanwhile."""
+        return self._versions.load(LoadSpec.model_validate_json(spec_json)).model_dump(mode="json")
+
+    def unload(self, model: str, version: int) -> None:
+        """Drain and drop a version; new requests for it get 503 `draining`. Blocks meanwhile."""
+        self._versions.unload(model, version)
+
+    def validate(self, run_json: str) -> dict[str, Any]:
+        """Run a `ValidationRun` beside what is served; the `ValidationResult`.
+
+        Raises:
+            Unavailable: the artifacts cannot be fetched now; try again.
+        """
+        run = ValidationRun.model_validate_json(run_json)
+        return run_validation(run, self._versions, self._cache).model_dump(mode="json")
+
+    def logs(self, count: int = LOG_LINES) -> list[str]:
+        """The last lines logged, oldest first."""
+        return self._ring.last(count)
+
+    def stop(self) -> None:
+        """Answer what is in flight, then close the port."""
+        self._server.stop()
+
+
+def _configure_logs() -> LogRing:
+    logs.configure("host")
+    logging.captureWarnings(capture=True)
+    ring = LogRing()
+    root = logging.getLogger()
+    ring.setFormatter(root.handlers[0].formatter)
+    root.addHandler(ring)
+    return ring
+
+
+def _devices_from_ray() -> list[int]:
+    """GPUs that Ray gave this actor; none outside Ray."""
+    if "ray" not in sys.modules:
+        return []
+    import ray  # noqa: PLC0415 - an actor's process has it already
+
+    if not ray.is_initialized():
+        return []
+    ids = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    return [int(i) for i in ids if i.isdigit()]

@@ -1,0 +1,146 @@
+"""The versions a host holds: loading, serving, draining."""
+
+import contextlib
+import threading
+import time
+
+import numpy as np
+import structlog
+from moorage_common.contracts.desired import LoadSpec
+from moorage_common.contracts.endpoints import HeldVersion
+from moorage_common.contracts.tensors import Signature
+from moorage_common.errors import MoorageError, NotFound, Unavailable, Unprocessable
+
+from moorage_runtime.artifacts import ArtifactCache
+from moorage_runtime.batching import Batcher
+from moorage_runtime.formats import Model, load_model
+from moorage_runtime.v2 import DTYPES, Array
+
+log = structlog.get_logger()
+
+DRAIN_S = 30.0
+
+
+class Served:
+    """A version that answers."""
+
+    def __init__(self, spec: LoadSpec, batcher: Batcher) -> None:
+        self.spec = spec
+        self.batcher = batcher
+
+    @property
+    def signature(self) -> Signature:
+        return self.spec.signature
+
+
+class _Slot:
+    def __init__(self, spec: LoadSpec) -> None:
+        self.loading = threading.Lock()
+        self.served: Served | None = None
+        self.held = HeldVersion(model=spec.model, version=spec.version, state="loading")
+
+    def become(self, state: str, reason: str = "") -> None:
+        self.held = HeldVersion.model_validate({**self.held.model_dump(), "state": state, "reason": reason})
+
+
+class Versions:
+    """Versions of one tenant by (model, version); safe for threads."""
+
+    def __init__(self, tenant: str, cache: ArtifactCache, *, max_waiting: int) -> None:
+        self._tenant = tenant
+        self._cache = cache
+        self._max_waiting = max_waiting
+        self._slots: dict[tuple[str, int], _Slot] = {}
+
+    def announce(self, spec: LoadSpec) -> None:
+        """Show a version as loading before its load begins."""
+        self._slots.setdefault((spec.model, spec.version), _Slot(spec))
+
+    def load(self, spec: LoadSpec) -> HeldVersion:
+        """Load a version, or say how it stands if it is held; a failed one is tried again. Blocks, never raises."""
+        slot = self._slots.setdefault((spec.model, spec.version), _Slot(spec))
+        with slot.loading:
+            if slot.held.state == "ready" and slot.served and slot.served.spec.artifact.digest == spec.artifact.digest:
+                return slot.held
+            slot.become("loading")
+            began = time.monotonic()
+            try:
+                model = self.open(spec)
+            except Exception as error:  # noqa: BLE001 - a host outlives a version that does not load
+                reason = error.message if isinstance(error, MoorageError) else f"{type(error).__name__}: {error}"
+                log.warning("version failed to load", model=spec.model, version=spec.version, reason=reason)
+                slot.become("failed", reason)
+                return slot.held
+            if slot.served is not None:
+                slot.served.batcher.close()
+            batcher = Batcher(
+                model,
+                batchable=spec.signature.batchable,
+                max_batch=spec.max_batch,
+                max_waiting=self._max_waiting,
+                name=f"{spec.model}-{spec.version}",
+            )
+            slot.served = Served(spec, batcher)
+            slot.become("ready")
+            took = round(time.monotonic() - began, 3)
+            log.info("version loaded", model=spec.model, version=spec.version, seconds=took)
+            return slot.held
+
+    def open(self, spec: LoadSpec) -> Model:
+        """Fetch, verify, load and warm a model without serving it. Blocks.
+
+        Raises:
+            MoorageError: with what is wrong and what to do.
+        """
+        if spec.tenant != self._tenant:
+            raise Unprocessable(f"this host is tenant '{self._tenant}', the version is of '{spec.tenant}'")
+        model = load_model(self._cache.fetch(spec.artifact), spec)
+        # The first predict builds arenas and thread pools. A model may well refuse zeros.
+        with contextlib.suppress(Exception):
+            model.predict(_zeros(spec.signature), [o.name for o in spec.signature.outputs])
+        return model
+
+    def unload(self, model: str, version: int) -> None:
+        """Drain and drop a version; blocks for at most DRAIN_S. Unknown ones are gone already."""
+        slot = self._slots.get((model, version))
+        if slot is None:
+            return
+        with slot.loading:
+            slot.become("draining")
+            until = time.monotonic() + DRAIN_S
+            while slot.served and slot.served.batcher.waiting and time.monotonic() < until:
+                time.sleep(0.01)
+            self._slots.pop((model, version), None)
+            if slot.served:
+                slot.served.batcher.close()
+        log.info("version unloaded", model=model, version=version)
+
+    def held(self) -> list[HeldVersion]:
+        return [slot.held for slot in list(self._slots.values())]
+
+    def serving(self, model: str, version: int) -> Served:
+        """The version if it answers now.
+
+        Raises:
+            NotFound: the host does not hold it.
+            Unavailable: `not_loaded` or `draining`.
+        """
+        slot = self._slots.get((model, version))
+        if slot is None:
+            raise NotFound(f"this replica does not hold version {version} of '{model}'", code="version_unknown")
+        if slot.held.state == "ready" and slot.served is not None:
+            return slot.served
+        code = "draining" if slot.held.state == "draining" else "not_loaded"
+        raise Unavailable(
+            f"version {version} of '{model}' is {slot.held.state} on this replica; try again",
+            code=code,
+            retry_after_s=1,
+        )
+
+
+def _zeros(signature: Signature) -> dict[str, Array]:
+    def zeros(datatype: str, shape: list[int]) -> Array:
+        dims = [1 if d == -1 else d for d in shape]
+        return np.full(dims, b"", dtype=object) if datatype == "BYTES" else np.zeros(dims, DTYPES[datatype])
+
+    return {spec.name: zeros(spec.datatype, spec.shape) for spec in signature.inputs}
