@@ -24,8 +24,8 @@ from moorage_feature_proxy.values import FEATURE_TYPES, FeatureType
 FEATURES_MAX = 500
 """Features a service may have."""
 
-_DUMMY_ENTITY, _DUMMY_JOIN_KEY = "__dummy", "__dummy_id"
-"""Feast's stand-ins in a view without entities; the stored value is an empty string."""
+_NO_ENTITY = "__dummy"
+"""Feast's stand-in in a view without entities. Feast writes such a row under one key and reads it under another."""
 
 _CODE = frozenset(
     {
@@ -41,10 +41,10 @@ _NOT_KEPT = ("infra", "saved_datasets", "validation_references", "permissions", 
 
 @dataclass(frozen=True, slots=True)
 class JoinKey:
-    """A part of a view's key: `stored` in the online store, `asked` in requests; None for Feast's stand-in."""
+    """A part of a view's key: the name `stored` in the online store, and the one `asked` for in requests."""
 
     stored: str
-    asked: str | None
+    asked: str
     kind: int
 
 
@@ -195,8 +195,8 @@ def _projects(registry: Any) -> Iterator[tuple[str, str]]:
 def _service(spec: Any, views: Mapping[str, Any], join_keys: Mapping[str, tuple[str, int]]) -> Service:
     found = tuple(_view(spec.name, projection, views, join_keys) for projection in spec.features)
     asked: dict[str, int] = {}
-    for key in (key for view in found for key in view.join_keys if key.asked is not None):
-        if asked.setdefault(str(key.asked), key.kind) != key.kind:
+    for key in (key for view in found for key in view.join_keys):
+        if asked.setdefault(key.asked, key.kind) != key.kind:
             raise _unserved(spec.name, f"its views give the join key {key.asked!r} different types")
     features = [feature for view in found for feature in view.features]
     names = [feature.name for feature in features]
@@ -238,9 +238,8 @@ def _join_keys(
 ) -> Iterator[JoinKey]:
     declared = {column.name: int(column.value_type) for column in spec.entity_columns}
     for entity in spec.entities:
-        if entity == _DUMMY_ENTITY:
-            yield JoinKey(_DUMMY_JOIN_KEY, None, values.STRING)
-            continue
+        if entity == _NO_ENTITY:
+            raise _unserved(service, f"the feature view {spec.name!r} has no entity; give it one")
         if entity not in join_keys:
             raise _unserved(service, f"the entity {entity!r} of {spec.name!r} is not in the registry")
         stored, entity_kind = join_keys[entity]

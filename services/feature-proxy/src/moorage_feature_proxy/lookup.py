@@ -45,7 +45,7 @@ class Lookup:
     async def online(self, tenant: TenantId, request: OnlineRequest) -> OnlineResponse:
         service = self.uploads.get(tenant).service(request.service)
         rows = row_count(service, request.entities)
-        plans = [plan(tenant, view, request.entities, rows) for view in service.views]
+        plans = [plan(tenant, view, request.entities) for view in service.views]
         replies = await self.store.read([p.read for p in plans])
         now = self.clock()
         columns = [c for p, reply in zip(plans, replies, strict=True) for c in assemble(p, reply, now)]
@@ -63,23 +63,18 @@ def row_count(service: Service, entities: Mapping[str, Sequence[Any]]) -> int:
     if wanted != given:
         message = f"feature service {service.name!r} takes the entities {sorted(wanted)}, and got {sorted(given)}"
         raise BadRequest(message, code="entity_mismatch")
-    lengths = {len(column) for column in entities.values()} or {1}
+    lengths = {len(column) for column in entities.values()}
     if len(lengths) > 1:
         raise BadRequest("give as many values for each entity; the lists differ in length", code="entity_mismatch")
-    rows = lengths.pop()
+    rows = lengths.pop() if lengths else 0
     if rows > ROWS_MAX:
         raise BadRequest(f"{rows} rows, and at most {ROWS_MAX} in one request; split it", code="too_many_rows")
     return rows
 
 
-def plan(tenant: TenantId, view: View, entities: Mapping[str, Sequence[Any]], rows: int) -> ViewPlan:
+def plan(tenant: TenantId, view: View, entities: Mapping[str, Sequence[Any]]) -> ViewPlan:
     """Keys in Feast's layout, each once however often its entity is asked for. Raises BadRequest."""
-    columns = [
-        encode_entities(key.stored, key.kind, [""] * rows)
-        if key.asked is None
-        else encode_entities(key.asked, key.kind, entities[key.asked])
-        for key in view.join_keys
-    ]
+    columns = [encode_entities(key.asked, key.kind, entities[key.asked]) for key in view.join_keys]
     project = tenant.encode()
     places: dict[bytes, int] = {}
     key_of_row = [

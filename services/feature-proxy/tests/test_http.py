@@ -1,0 +1,145 @@
+"""Who may ask, for what, and what a refusal says."""
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import pytest
+from moorage_common.contracts.features import FeatureServiceInfo, OnlineResponse
+from moorage_feature_proxy.feast_protos import Registry, ValueType
+
+
+def registry_of(project: str) -> bytes:
+    """One view `v` (feature `a`, entity key `shop_id` of INT64) in the service `svc`."""
+    registry = Registry()
+    entity = registry.entities.add().spec
+    entity.name, entity.project, entity.join_key, entity.value_type = "shop", project, "shop_id", ValueType.INT64
+    view = registry.feature_views.add().spec
+    view.name, view.project = "v", project
+    view.entities.append("shop")
+    service = registry.feature_services.add().spec
+    service.name, service.project = "svc", project
+    projection = service.features.add()
+    projection.feature_view_name = "v"
+    column = projection.feature_columns.add()
+    column.name, column.value_type = "a", ValueType.DOUBLE
+    content: bytes = registry.SerializeToString()
+    return content
+
+
+def code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def as_bearer(text: str, **headers: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {text}"} | headers
+
+
+async def test_a_tenants_key_reads_its_own_feature_services_alone(proxy: Any) -> None:
+    for tenant in ("acme", "globex"):
+        assert (await proxy.put_definitions(tenant, registry_of(tenant))).status_code == 200
+    await proxy.http.put(
+        "/v1/features/definitions",
+        content=registry_of("globex").replace(b"svc", b"own"),
+        headers={"authorization": "Bearer x"},
+    )
+    mine = await proxy.http.get("/v1/features/services", headers=as_bearer(proxy.reader.text))
+    assert [service["name"] for service in mine.json()["services"]] == ["svc"]
+    one = await proxy.http.get("/v1/features/services/svc", headers=as_bearer(proxy.reader.text))
+    assert FeatureServiceInfo.model_validate(one.json()).features == ["v__a"]
+
+
+async def test_another_tenants_service_is_404(proxy: Any) -> None:
+    await proxy.put_definitions("globex", registry_of("globex"))
+    headers = as_bearer(proxy.reader.text)
+    found = await proxy.http.get("/v1/features/services/svc", headers=headers)
+    assert code(found) == (404, "feature_service_unknown")
+    asked = {"service": "svc", "entities": {"shop_id": [1]}}
+    assert code(await proxy.http.post("/v1/features/online", json=asked, headers=headers)) == (
+        404, "feature_service_unknown",
+    )  # fmt: skip
+
+
+async def test_a_key_acts_for_no_other_tenant(proxy: Any) -> None:
+    headers = as_bearer(proxy.reader.text, **{"moorage-tenant": "globex"})
+    assert code(await proxy.http.get("/v1/features/services", headers=headers)) == (403, "other_tenant")
+
+
+async def test_no_key_a_wrong_key_and_a_key_without_the_scope_are_refused(proxy: Any) -> None:
+    get, put = "/v1/features/services", "/v1/features/definitions"
+    assert code(await proxy.http.get(get)) == (401, "key_absent")
+    assert code(await proxy.http.get(get, headers=as_bearer("mrg_live_nonsense"))) == (401, "key_malformed")
+    assert code(await proxy.http.put(put, content=b"", headers=as_bearer(proxy.reader.text))) == (403, "scope_missing")
+    assert code(await proxy.http.get(get, headers={"authorization": "Bearer ä".encode()})) == (401, "key_malformed")
+
+
+async def test_the_internal_token_names_its_tenant(proxy: Any) -> None:
+    await proxy.put_definitions("acme", registry_of("acme"))
+    answer = await proxy.online("acme", "svc", shop_id=[1])
+    assert OnlineResponse.model_validate(answer.json()).rows == 1
+    for tenant in ("../acme", "", "Acme"):
+        assert code(await proxy.online(tenant, "svc", shop_id=[1])) == (400, "tenant_absent")
+
+
+async def test_a_key_made_while_the_proxy_runs_works_and_a_revoked_one_stops(proxy: Any) -> None:
+    async def until(key: Any, status: int) -> None:
+        deadline = time.monotonic() + 10
+        while (await proxy.http.get("/v1/features/services", headers=as_bearer(key.text))).status_code != status:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+
+    key = proxy.keys.new("acme", "features:read")
+    entry = proxy.keys.entries[key.kid]
+    await proxy.writer.put(key.kid, entry)
+    await until(key, 200)
+    revoked = entry.model_copy(update={"version": 2, "value": {**entry.value, "revoked": True}})
+    proxy.keys.entries[key.kid] = revoked
+    await proxy.writer.put(key.kid, revoked)
+    await until(key, 401)
+
+
+@pytest.mark.parametrize(
+    ("entities", "wanted"),
+    [
+        ({"shop_id": ["1"]}, (400, "entity_type_mismatch")),
+        ({"shop_id": [1.0]}, (400, "entity_type_mismatch")),
+        ({"shop_id": [True]}, (400, "entity_type_mismatch")),
+        ({"shop_id": [None]}, (400, "entity_type_mismatch")),
+        ({"shop_id": [2**63]}, (400, "entity_type_mismatch")),
+        ({"shop_id": [[1]]}, (400, "entity_type_mismatch")),
+        ({}, (400, "entity_mismatch")),
+        ({"shop_id": [1], "x": [1]}, (400, "entity_mismatch")),
+        ({"shop_id": list(range(10_001))}, (400, "too_many_rows")),
+        ({"shop_id": 1}, (422, "invalid_request")),
+    ],
+)
+async def test_entities_that_do_not_fit_are_refused(proxy: Any, entities: Any, wanted: tuple[int, str]) -> None:
+    await proxy.put_definitions("acme", registry_of("acme"))
+    assert code(await proxy.online("acme", "svc", **entities)) == wanted
+
+
+async def test_ten_thousand_rows_and_none_are_answered(proxy: Any) -> None:
+    await proxy.put_definitions("acme", registry_of("acme"))
+    for rows in (0, 1, 10_000):
+        answer = (await proxy.online("acme", "svc", shop_id=list(range(rows)))).json()
+        assert answer["rows"] == rows
+        assert answer["columns"][0]["statuses"] == ["missing"] * rows
+
+
+async def test_bodies_are_bounded(proxy: Any) -> None:
+    answer = await proxy.put_definitions("acme", b"x" * (8 * 1024 * 1024 + 1))
+    assert code(answer) == (413, "too_large")
+
+
+async def test_lookups_are_counted_by_tenant_and_service_and_never_by_a_callers_text(proxy: Any) -> None:
+    await proxy.put_definitions("acme", registry_of("acme"))
+    await proxy.online("acme", "svc", shop_id=[1, 2])
+    await proxy.online("acme", "made-up", shop_id=[1])
+    text = (await proxy.operations.get("/metrics")).text
+    assert 'moorage_features_requests_total{code="200",service="svc",tenant="acme"} 1.0' in text
+    assert 'moorage_features_requests_total{code="404",service="__unknown__",tenant="acme"} 1.0' in text
+    assert 'moorage_features_rows_total{service="svc",tenant="acme"} 2.0' in text
+    assert 'moorage_features_absent_values_total{service="svc",status="missing",tenant="acme"} 2.0' in text
+    assert "made-up" not in text
+    assert (await proxy.operations.get("/readyz")).status_code == 200
