@@ -6,37 +6,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Signature
-from moorage_common.errors import BadRequest, Unprocessable
+from moorage_common.errors import Unprocessable
 from skops import io as skops_io
 
-from moorage_runtime.formats.arguments import as_argument
+from moorage_runtime.formats.estimators import METHODS, as_argument, call_methods
+from moorage_runtime.formats.trusted import TRUSTED_TYPES
 from moorage_runtime.v2 import Array
-
-METHODS = ("predict", "predict_proba", "decision_function", "score_samples", "transform")
-"""Estimator methods that may be outputs; an output bears its method's name."""
 
 MAX_MEMBERS = 100_000
 MAX_UNPACKED_BYTES = 4 * 1024**3
-
-_TRUSTED_PREFIXES = (
-    "sklearn._loss.",
-    "sklearn.ensemble._gb_losses.",
-    "sklearn.ensemble._hist_gradient_boosting.",
-    "sklearn.gaussian_process.kernels.",
-    "sklearn.linear_model._sgd_fast.",
-    "sklearn.metrics._dist_metrics.",
-    "sklearn.neighbors._",
-    "sklearn.neural_network._stochastic_optimizers.",
-    "sklearn.tree._",
-    "sklearn.utils._bunch.",
-)
-"""Modules of scikit-learn that hold fitted state alone, beyond what skops itself trusts. Not all of `sklearn.`: it also
-has functions that read files and fetch URLs."""
-
-_TRUSTED_TYPES = frozenset({"collections.OrderedDict", "collections.defaultdict", "numpy.random.mtrand.RandomState"})
 
 
 class SkopsModel:
@@ -56,33 +36,13 @@ class SkopsModel:
         return call_methods(self._estimator, argument, wanted)
 
 
-def call_methods(estimator: Any, argument: Any, wanted: Collection[str]) -> dict[str, Array]:
-    """Answers of the estimator's methods by name, dense arrays.
-
-    Raises:
-        BadRequest: the estimator refuses the values.
-    """
-    outputs = {}
-    for name in wanted:
-        try:
-            answer = getattr(estimator, name)(argument)
-        except (ValueError, TypeError) as error:
-            raise BadRequest(f"the model refuses the input: {str(error)[:300]}") from None
-        outputs[name] = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
-    return outputs
-
-
 def untrusted_types(path: Path) -> list[str]:
     """Names of the types in the file that no list trusts; nothing is loaded.
 
     Raises:
         Unprocessable: not a skops file, or one that unpacks beyond the caps.
     """
-    return [name for name in _beyond_skops(path) if not _is_trusted(name)]
-
-
-def _is_trusted(name: str) -> bool:
-    return name in _TRUSTED_TYPES or name.startswith(_TRUSTED_PREFIXES)
+    return [name for name in _beyond_skops(path) if name not in TRUSTED_TYPES]
 
 
 def _beyond_skops(path: Path) -> list[str]:
@@ -125,7 +85,7 @@ def load(path: Path, spec: LoadSpec) -> SkopsModel:
         Unprocessable: `untrusted_types` with their names; `bad_skops`; `bad_signature`.
     """
     beyond = _beyond_skops(path)
-    if strange := [name for name in beyond if not _is_trusted(name)]:
+    if strange := [name for name in beyond if name not in TRUSTED_TYPES]:
         raise Unprocessable(
             f"the model holds types that are not trusted: {', '.join(strange)}; use scikit-learn's own estimators and "
             "functions, or export to ONNX",

@@ -10,8 +10,8 @@ from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import BadRequest, Unprocessable
 
-from moorage_runtime.formats.arguments import as_matrix
 from moorage_runtime.formats.classes import is_classifier, labelled, output_spec, two_columns
+from moorage_runtime.formats.estimators import as_matrix
 from moorage_runtime.v2 import Array
 
 
@@ -49,7 +49,7 @@ class XgboostModel:
 
     def _indexes(self, raw: Array) -> Array:
         if raw.ndim > 1 and self._objective.startswith("multi:"):
-            return np.argmax(raw, axis=1)
+            return np.asarray(np.argmax(raw, axis=1))
         if self._objective == "multi:softmax":
             return raw.astype(np.int64)
         return (raw > 0.5).astype(np.int64)

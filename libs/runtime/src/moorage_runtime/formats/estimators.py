@@ -1,11 +1,32 @@
-"""From named V2 inputs to the one matrix or data frame that estimators take."""
+"""From named V2 inputs to the one matrix or data frame that estimators take, and from their methods to outputs."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from moorage_common.contracts.tensors import Signature
+from moorage_common.errors import BadRequest
 
 from moorage_runtime.v2 import Array, texts
+
+METHODS = ("predict", "predict_proba", "decision_function", "score_samples", "transform")
+"""Estimator methods that may be outputs; an output bears its method's name."""
+
+
+def call_methods(estimator: Any, argument: Any, wanted: Collection[str]) -> dict[str, Array]:
+    """Answers of the estimator's methods by name, dense arrays.
+
+    Raises:
+        BadRequest: the estimator refuses the values.
+    """
+    outputs = {}
+    for name in wanted:
+        try:
+            answer = getattr(estimator, name)(argument)
+        except (ValueError, TypeError) as error:
+            raise BadRequest(f"the model refuses the input: {str(error)[:300]}") from None
+        outputs[name] = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
+    return outputs
 
 
 def as_argument(signature: Signature, inputs: dict[str, Array]) -> Any:
