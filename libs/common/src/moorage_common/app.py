@@ -106,14 +106,20 @@ def _server(app: Any, host: str, port: int, **options: Any) -> _Server:
 
 
 async def serve(
-    app: Any, operations: FastAPI, settings: ServiceSettings, *, listener: socket.socket | None = None
+    app: Any,
+    operations: FastAPI,
+    settings: ServiceSettings,
+    *,
+    listener: socket.socket | None = None,
+    **options: Any,
 ) -> None:
     """Serve `app` and the operations port until SIGTERM or SIGINT, then drain both.
 
     Args:
         listener: an already listening socket to take connections from instead of `host:port`.
+        options: of uvicorn's Config, for `app` alone.
     """
-    main = _server(app, settings.host, settings.port, lifespan="on")
+    main = _server(app, settings.host, settings.port, lifespan="on", **options)
     side = _server(operations, settings.ops_host, settings.ops_port, lifespan="off")
     loop = asyncio.get_running_loop()
 

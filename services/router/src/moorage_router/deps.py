@@ -1,0 +1,153 @@
+"""The router's composition root: what exists, built once, in the order of who needs whom."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from moorage_common import secrets
+from moorage_common.bus import Bus
+from prometheus_client.core import Metric
+
+from moorage_router.auth import Keyring
+from moorage_router.catalog import Catalog
+from moorage_router.endpoints import Endpoints
+from moorage_router.features import FeatureJoiner
+from moorage_router.forwarding import Forwarder
+from moorage_router.gateway import Gateway
+from moorage_router.limits.leases import StoreState
+from moorage_router.limits.limiter import Limiter
+from moorage_router.limits.store import LimitStore
+from moorage_router.load import LoadReporter
+from moorage_router.metrics import RouterMetrics, gauge
+from moorage_router.replicas import EndpointTable
+from moorage_router.routes import RouteTable
+from moorage_router.settings import RouterSettings
+from moorage_router.tables import Tables
+from moorage_router.upstream import SWEEP_S, Pool
+from moorage_router.usage import UsageMeter, UsageShipper
+from moorage_router.usage_log import UsageLog
+
+
+@dataclass(frozen=True)
+class Deps:
+    """Everything a running router consists of."""
+
+    bus: Bus
+    store: LimitStore
+    keys: Keyring
+    limits: Limiter
+    routes: RouteTable
+    hosts: EndpointTable
+    feature_pool: Pool
+    tables: Tables
+    usage: UsageShipper
+    load: LoadReporter
+    metrics: RouterMetrics
+    endpoints: Endpoints
+
+    def not_ready(self) -> str | None:
+        """Why the router cannot serve yet."""
+        return None if self.tables.known else "the router has not read its tables from the bus yet"
+
+
+def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
+    """Build it all; nothing runs yet. Needs a running event loop."""
+    pepper = settings.pepper.get_secret_value()
+    request_id_secret = secrets.derive(pepper, "request-id")
+    bus = Bus(settings.nats_url.get_secret_value(), settings.router_name)
+    store = LimitStore(settings.redis_url.get_secret_value())
+    hosts = EndpointTable(settings.connections_per_host)
+    limits = Limiter(StoreState(store), settings.router_name, hosts.parked)
+    routes = RouteTable(hosts, metrics.version)
+    keys = Keyring(pepper)
+    tables = Tables(
+        bus, settings.state_dir / f"{settings.router_name}.snapshot.json",
+        keys=keys.apply, limits=limits.apply, routes=routes.apply, endpoints=hosts.apply,
+    )  # fmt: skip
+    if not settings.serve_stale_keys:
+        started = time.monotonic()
+        keys.distrust(lambda: min(tables.keys_silence_s(), time.monotonic() - started) > settings.stale_keys_s)
+    meter = UsageMeter()
+    usage_log = UsageLog(settings.state_dir / "usage", settings.router_name)
+    usage = UsageShipper(meter, usage_log, bus)
+    proxy = urlsplit(settings.feature_proxy_url)
+    feature_pool = Pool(f"{proxy.hostname}:{proxy.port or 80}", settings.connections_per_host)
+    gateway = Gateway(
+        keys=keys, routes=routes, limits=limits, usage=meter, request_id_secret=request_id_secret,
+        features=FeatureJoiner(feature_pool, secrets.internal_token(pepper)),
+        forwarder=Forwarder(hosts, metrics, settings.park_s),
+    )  # fmt: skip
+    endpoints = Endpoints(
+        gateway, Catalog(gateway, routes), metrics,
+        lambda: None if tables.known else "the router has not read its tables from the bus yet", request_id_secret,
+    )  # fmt: skip
+    deps = Deps(
+        bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, feature_pool=feature_pool,
+        tables=tables, usage=usage, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
+        metrics=metrics, endpoints=endpoints,
+    )  # fmt: skip
+    metrics.gauges(lambda: _gauges(deps))
+    return deps
+
+
+@contextlib.asynccontextmanager
+async def running(deps: Deps) -> AsyncIterator[None]:
+    """Serve from the snapshot at once, then keep tables, leases, usage and reports going; drain at the end."""
+    deps.tables.restore()
+    await deps.bus.start()
+    work = [
+        *(reader.run() for reader in deps.tables.readers.values()),
+        deps.tables.run_snapshots(), deps.limits.run(), deps.usage.run_commits(), deps.usage.run_shipping(),
+        deps.load.run(), _sweep(deps),
+    ]  # fmt: skip
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await deps.usage.close()
+        await deps.tables.write()
+        deps.hosts.close()
+        deps.feature_pool.close()
+        await deps.store.close()
+        await deps.bus.close()
+
+
+async def _sweep(deps: Deps) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        now = time.monotonic()
+        deps.hosts.sweep(now)
+        deps.feature_pool.sweep(now)
+
+
+def _gauges(deps: Deps) -> Iterable[Metric]:
+    """What is true at the moment of a scrape."""
+    labels = deps.metrics.series.labels
+    in_flight: dict[tuple[str, ...], float] = {}
+    parked: dict[tuple[str, ...], float] = {}
+    ready: dict[tuple[str, ...], float] = {}
+    for replicas in deps.hosts.all():
+        names = tuple(labels(replicas.tenant, replicas.model))
+        in_flight[names] = in_flight.get(names, 0) + replicas.in_flight
+        parked[names] = parked.get(names, 0) + replicas.parked
+        ready[names] = ready.get(names, 0) + len(replicas.ready)
+    tokens = [((name,), float(tenant.gate.tokens)) for name, tenant in deps.limits.tenants.items()]
+    state = deps.limits.state
+    by_model = ["tenant", "model"]
+    yield gauge("moorage_router_in_flight", "Requests being answered.", by_model, in_flight.items())
+    yield gauge("moorage_router_parked", "Requests waiting for a replica.", by_model, parked.items())
+    yield gauge("moorage_router_ready_replicas", "Replica hosts ready, by model.", by_model, ready.items())
+    yield gauge("moorage_router_quota_tokens", "Leased tokens in hand.", ["tenant"], tokens)
+    yield gauge("moorage_router_usage_unshipped", "Requests not acknowledged.", [], [((), deps.usage.unshipped)])
+    yield gauge("moorage_router_limit_store_away", "1 while Redis is away.", [], [((), float(state.breaker.opened))])
+    yield gauge("moorage_router_routers", "Routers that share the limits.", [], [((), float(state.routers))])
+    yield gauge(
+        "moorage_router_table_silence_seconds", "Since a table's writer was last heard.", ["bucket"],
+        [((bucket,), min(reader.silence_s(), 1e9)) for bucket, reader in deps.tables.readers.items()],
+    )  # fmt: skip

@@ -1,0 +1,142 @@
+"""From a chosen version to a host's answer: choice of the host, retries, and waiting for a host to come."""
+
+import time
+from dataclasses import dataclass
+from enum import Enum
+
+from moorage_common.contracts import host_calls
+from moorage_common.errors import DeadlineExceeded, Unavailable, UpstreamFailed
+
+from moorage_router.bodies import StreamedBody
+from moorage_router.metrics import RouterMetrics
+from moorage_router.replicas import PARKED_A_TENANT, PARKED_A_VERSION, EndpointTable, Host
+from moorage_router.routes import ServedVersion
+from moorage_router.upstream import AnswerLost, ConnectFailed, Overdue, Reply
+
+_ERROR_CODE = host_calls.ERROR_CODE.encode()
+_HOST_STALE = host_calls.HOST_STALE.encode()
+_NOT_HELD = frozenset({404, 503})
+
+
+class Failure(Enum):
+    """Why a call gave no answer of the model."""
+
+    NOT_SENT = "not_sent"
+    """The connect failed, or the host is of another generation: nothing was worked on."""
+    LOST = "lost"
+    """The connection broke before the first byte of the answer went to the caller."""
+    NOT_HELD = "not_held"
+    """The host does not serve this version (yet, or any more)."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request on its way. `head_tail` ends every request's head: forwarded headers and the length."""
+
+    served: ServedVersion
+    body: bytes | StreamedBody
+    head_tail: bytes
+    deadline: float
+    retried: bool = False
+    avoid: Host | None = None
+
+
+def may_retry(failure: Failure, *, body_kept: bool, data_format: bool, retried: bool) -> bool:
+    """Whether a call may be made again: always if nothing was sent, once for data formats if something was."""
+    if not body_kept:
+        return False
+    return failure is Failure.NOT_SENT or (data_format and not retried)
+
+
+class Forwarder:
+    """Calls hosts. A version without a ready host makes its requests wait, for at most `park_s`."""
+
+    def __init__(self, endpoints: EndpointTable, metrics: RouterMetrics, park_s: float) -> None:
+        self._endpoints = endpoints
+        self._metrics = metrics
+        self._park_s = park_s
+
+    async def forward(self, attempt: Attempt) -> Reply:
+        """The host's answer. Raises Unavailable, UpstreamFailed or DeadlineExceeded."""
+        replicas = attempt.served.replicas
+        while True:
+            host = replicas.choose(attempt.avoid)
+            if host is None:
+                host = await self._wait_for_host(attempt)
+            host.in_flight += 1
+            try:
+                reply = await host.pool.exchange(self._head(attempt, host), attempt.body, attempt.deadline)
+            except ConnectFailed as error:
+                self._endpoints.eject(host)
+                self._again(attempt, Failure.NOT_SENT, host, str(error))
+                continue
+            except AnswerLost as error:
+                self._again(attempt, Failure.LOST, host, str(error))
+                continue
+            except Overdue as error:
+                message = f"no answer within the deadline of {attempt.served.model}"
+                raise DeadlineExceeded(message, detail=str(error)) from error
+            finally:
+                host.in_flight -= 1
+            if reply.status < 400 or not self._misrouted(attempt, host, reply):
+                return reply
+
+    def _misrouted(self, attempt: Attempt, host: Host, reply: Reply) -> bool:
+        """Whether the host refused because our table is old, and the call should be made again elsewhere."""
+        if reply.status == 401 and reply.header(_ERROR_CODE) == _HOST_STALE:
+            reply.discard()
+            self._endpoints.eject(host)
+            self._again(attempt, Failure.NOT_SENT, host, "stale token")
+            return True
+        if reply.status in _NOT_HELD and may_retry(
+            Failure.NOT_HELD,
+            body_kept=_kept(attempt.body),
+            data_format=attempt.served.data_format,
+            retried=attempt.retried,
+        ):
+            reply.discard()
+            self._again(attempt, Failure.NOT_HELD, host, str(reply.status))
+            return True
+        return False
+
+    def _again(self, attempt: Attempt, failure: Failure, host: Host, detail: str) -> None:
+        """Prepare another call. Raises UpstreamFailed when there may be none."""
+        if not may_retry(
+            failure, body_kept=_kept(attempt.body), data_format=attempt.served.data_format, retried=attempt.retried
+        ):
+            message = "the replica failed while it worked on this request; send it again"
+            raise UpstreamFailed(message, detail=f"{host.endpoint.host_id}: {detail}", retry_after_s=1)
+        if failure is not Failure.NOT_SENT:
+            attempt.retried = True
+        attempt.avoid = host
+        self._metrics.retries.labels(failure.value).inc()
+
+    async def _wait_for_host(self, attempt: Attempt) -> Host:
+        served = attempt.served
+        replicas, parked = served.replicas, self._endpoints.parked_by_tenant
+        message = f"no replica of {served.model} version {served.number} is ready; try again"
+        ends = min(attempt.deadline, time.monotonic() + self._park_s)
+        if replicas.parked >= PARKED_A_VERSION or parked[served.tenant] >= PARKED_A_TENANT:
+            raise Unavailable(message, code="too_many_waiting", retry_after_s=5)
+        parked[served.tenant] += 1
+        try:
+            while True:
+                await replicas.park(ends - time.monotonic())
+                host = replicas.choose(attempt.avoid)
+                if host is not None:
+                    return host
+        except TimeoutError as error:
+            raise Unavailable(message, code="no_replica", retry_after_s=5) from error
+        finally:
+            parked[served.tenant] -= 1
+
+    @staticmethod
+    def _head(attempt: Attempt, host: Host) -> bytes:
+        left_ms = max(1, int((attempt.deadline - time.monotonic()) * 1000))
+        return b"%b%bmoorage-deadline-ms: %d\r\n%b" % (
+            attempt.served.request_line, host.headers, left_ms, attempt.head_tail,
+        )  # fmt: skip
+
+
+def _kept(body: bytes | StreamedBody) -> bool:
+    return isinstance(body, bytes) or not body.started

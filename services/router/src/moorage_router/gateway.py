@@ -1,0 +1,167 @@
+"""One inference, told once. Nothing here knows how the request came in or how the answer goes out."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from moorage_common import trace
+from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.request_id import RequestId, format_request_id, new_ulid
+from moorage_common.errors import Forbidden, MoorageError, NotFound
+
+from moorage_router.auth import Keyring, Principal
+from moorage_router.bodies import IncomingBody, StreamedBody
+from moorage_router.features import FeatureJoiner
+from moorage_router.forwarding import Attempt, Forwarder
+from moorage_router.limits.limiter import Limiter, Tenant
+from moorage_router.replies import Outcome, outcome_of
+from moorage_router.routes import RouteTable, ServedRoute, ServedVersion
+from moorage_router.upstream import Headers, Reply, UpstreamError
+from moorage_router.usage import UsageMeter
+
+
+@dataclass(slots=True)
+class InferCall:
+    """A request for inference.
+
+    Attributes:
+        tenant: from the base path `/t/<tenant>`, None without one.
+        version: from the path, None to let the split choose.
+        passed_on: headers for the host, encoded as they go out.
+        request_id: set as soon as the version is known.
+    """
+
+    authorization: bytes | None
+    tenant: str | None
+    model: str
+    version: str | None
+    passed_on: bytes
+    json_only: bool
+    traceparent: str | None
+    body: IncomingBody
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back to the caller; `parts` follow `body` when the answer is long."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    parts: AsyncIterator[bytes] | None
+
+
+Respond = Callable[[Answer], Awaitable[int]]
+"""Send an answer; returns the bytes of its body. Raises UpstreamError when a long answer breaks off."""
+
+
+class Gateway:
+    """The data plane's decisions in their order."""
+
+    def __init__(
+        self,
+        *,
+        keys: Keyring,
+        routes: RouteTable,
+        limits: Limiter,
+        features: FeatureJoiner,
+        forwarder: Forwarder,
+        usage: UsageMeter,
+        request_id_secret: bytes,
+    ) -> None:
+        self._keys = keys
+        self._routes = routes
+        self._limits = limits
+        self._features = features
+        self._forwarder = forwarder
+        self._usage = usage
+        self._secret = request_id_secret
+
+    async def infer(self, call: InferCall, respond: Respond) -> None:
+        """Answer one call through `respond`. Raises MoorageError for a refusal."""
+        started = time.monotonic()
+        principal, route = self.authorize(call.authorization, call.tenant, call.model)
+        tenant = self._tenant(principal)
+        await self._limits.admit(tenant)
+        served = route.version(call.version, random.random())  # noqa: S311 - a share of traffic, not a secret
+        call.request_id = self._request_id(served)
+        outcome = Outcome()
+        tenant.in_flight += 1
+        served.replicas.in_flight += 1
+        served.replicas.requests += 1
+        try:
+            deadline = started + route.deadline_s
+            body = await self._body(call, tenant, served, deadline)
+            attempt = Attempt(served, body, self._head_tail(call, body), deadline)
+            reply = await self._forwarder.forward(attempt)
+            outcome.status = reply.status
+            answer = self._answer(call, tenant, reply, outcome)
+            outcome.bytes_out = await respond(answer)
+            outcome.bytes_in = len(body) if isinstance(body, bytes) else body.size
+        except MoorageError as error:
+            outcome.status = error.status
+            raise
+        except UpstreamError:
+            outcome.status = 502
+            raise
+        finally:
+            tenant.in_flight -= 1
+            served.replicas.in_flight -= 1
+            served.series.observe(time.monotonic() - started)
+            served.series.count(outcome.status)
+            self._usage.add(served.tenant, served.model, served.number, principal.kid, outcome)
+
+    def authorize(self, authorization: bytes | None, tenant: str | None, model: str) -> tuple[Principal, ServedRoute]:
+        """Who calls and the route of `model`, which the key must cover. Raises Unauthenticated, NotFound, Forbidden."""
+        principal = self.identify(authorization, tenant)
+        route = self._routes.find(principal.tenant, model)
+        principal.require_infer(model)
+        return principal, route
+
+    def identify(self, authorization: bytes | None, tenant: str | None) -> Principal:
+        """Who calls; a tenant in the path must be the key's own."""
+        principal = self._keys.authenticate(authorization)
+        if tenant is not None and tenant != principal.tenant:
+            message = "this path belongs to another tenant than the key; leave /t/<tenant> out"
+            raise NotFound(message, code="tenant_not_found")
+        return principal
+
+    def _tenant(self, principal: Principal) -> Tenant:
+        tenant = self._limits.tenants.get(principal.tenant)
+        if tenant is None:
+            tenant = self._limits.add(TenantLimits(tenant=principal.tenant))
+        if tenant.limits.status == "suspended":
+            message = "this tenant is suspended; ask your operator"
+            raise Forbidden(message, code="tenant_suspended")
+        return tenant
+
+    async def _body(
+        self, call: InferCall, tenant: Tenant, served: ServedVersion, deadline: float
+    ) -> bytes | StreamedBody:
+        most = tenant.limits.max_body_bytes
+        if served.features is None:
+            return await call.body.read(most)
+        body = await call.body.read_whole(most)
+        return await self._features.join(served, body, json_only=call.json_only, deadline=deadline)
+
+    def _request_id(self, served: ServedVersion) -> str:
+        rid = RequestId(new_ulid(), served.model, served.number, served.arm, served.revision)
+        return format_request_id(self._secret, served.tenant, rid)
+
+    @staticmethod
+    def _head_tail(call: InferCall, body: bytes | StreamedBody) -> bytes:
+        length = len(body) if isinstance(body, bytes) else body.length
+        framing = b"content-length: %d" % length if length is not None else b"transfer-encoding: chunked"
+        return b"%btraceparent: %b\r\n%b\r\n\r\n" % (
+            call.passed_on, trace.child_of(call.traceparent).encode(), framing,
+        )  # fmt: skip
+
+    @staticmethod
+    def _answer(call: InferCall, tenant: Tenant, reply: Reply, outcome: Outcome) -> Answer:
+        headers = outcome_of(reply.headers, outcome)
+        headers.append((b"moorage-request-id", call.request_id.encode()))
+        headers.append((b"ratelimit-policy", tenant.gate.policy))
+        headers.append((b"ratelimit", b'"requests";r=%d;t=1' % tenant.gate.tokens))
+        return Answer(reply.status, headers, reply.body, reply.chunks() if reply.rest is not None else None)

@@ -1,0 +1,222 @@
+"""Admission of one tenant's requests: tokens paid in advance and spent from memory.
+
+A lease lives 500 ms; what is left of it then is given back. The next one is fetched in the background when a quarter
+is left. After a denial the router denies by itself for a while, so that an abuser costs no Redis. While Redis is away
+each router runs its own bucket at the share of the limit that it used to take.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import structlog
+from moorage_common.contracts.keys import TenantLimits
+
+from moorage_router.limits import gcra
+from moorage_router.limits.breaker import Breaker
+from moorage_router.limits.store import STORE_ERRORS, Granted, LimitStore
+
+log = structlog.get_logger()
+
+LEASE_S = 0.5
+LEASED_WAIT_S = 0.020
+DIRECT_WAIT_S = 0.005
+_RATE_MEMORY_S = 0.2
+_LEAST_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Why a request may not pass. `reason` is `rate` or `store` (Redis is away and the tenant's limit is closed)."""
+
+    reason: str
+    retry_after_s: float
+
+
+@dataclass(slots=True)
+class Lease:
+    tokens: int
+    ends: float
+
+
+@dataclass(slots=True)
+class StoreState:
+    """What all tenants' gates share: the store, its breaker, and how many routers there are."""
+
+    store: LimitStore
+    breaker: Breaker = field(default_factory=Breaker)
+    routers: int = 1
+
+
+class Gate:
+    """One tenant's tokens in this router. Times are seconds of the monotonic clock."""
+
+    __slots__ = (
+        "_asked", "_back", "_denied_until", "_last_fold", "_leases", "_local_tat", "_low", "_mine", "_net", "_pending",
+        "_rate", "_share_mine", "_state", "_waiting", "limits", "policy", "share",
+    )  # fmt: skip
+
+    def __init__(self, limits: TenantLimits, state: StoreState) -> None:
+        self._state = state
+        self._leases: deque[Lease] = deque()
+        self._pending: asyncio.Task[None] | None = None
+        self._denied_until = 0.0
+        self._waiting = 0
+        self._back = 0
+        self._asked = 0
+        self._rate = 0.0
+        self._last_fold = time.monotonic()
+        self._local_tat = 0.0
+        self._net: int | None = None
+        self._mine = 0
+        self._share_mine = 0
+        self._low = -1
+        self.share = 1 / max(1, state.routers)
+        self.update(limits)
+
+    def update(self, limits: TenantLimits) -> None:
+        """Take changed limits; tokens held stay valid to the end of their lease."""
+        self.limits = limits
+        window = max(1, math.ceil(limits.burst / limits.requests_per_s)) if limits.requests_per_s > 0 else 1
+        self.policy = f'"requests";q={limits.burst};w={window}'.encode()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held now, expired ones included until they are given back."""
+        return sum(lease.tokens for lease in self._leases)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to give back and nothing on its way."""
+        return not self._leases and not self._back and self._pending is None
+
+    def take(self, now: float) -> bool:
+        """Spend one token from memory, if there is one. Counts as one request of the tenant."""
+        self._asked += 1
+        return self._spend(now)
+
+    def _spend(self, now: float) -> bool:
+        leases = self._leases
+        while leases:
+            lease = leases[0]
+            if lease.tokens > 0 and now < lease.ends:
+                lease.tokens -= 1
+                if lease.tokens <= self._low and self._pending is None and len(leases) == 1:
+                    self._prefetch(now)
+                return True
+            self._back += lease.tokens
+            leases.popleft()
+        return False
+
+    async def admit(self, now: float) -> Denied | None:
+        """Let a request pass that found no token in memory, or say when to come back."""
+        if now < self._denied_until:
+            return Denied("rate", self._denied_until - now)
+        if self.limits.requests_per_s <= 0:
+            return Denied("rate", 60.0)
+        wait_s = LEASED_WAIT_S if self._chunk(now) >= gcra.LEAST_LEASE else DIRECT_WAIT_S
+        self._waiting += 1
+        try:
+            while not self._state.breaker.opened:
+                if not await _done_within(self._pending or self._fetch(now), wait_s):
+                    self._state.breaker.failed(slow=wait_s >= LEASED_WAIT_S)
+                    break
+                now = time.monotonic()
+                if self._spend(now):
+                    return None
+                if now < self._denied_until:
+                    return Denied("rate", self._denied_until - now)
+        finally:
+            self._waiting -= 1
+        return self._without_store(time.monotonic())
+
+    def _without_store(self, now: float) -> Denied | None:
+        """Decide alone, at the learned share of the limit or as `on_store_loss` says."""
+        limits = self.limits
+        if limits.on_store_loss == "open":
+            return None
+        if limits.on_store_loss == "closed":
+            return Denied("store", 1.0)
+        rate = limits.requests_per_s * self.share
+        burst = gcra.local_burst(rate, limits.burst * self.share)
+        taken = gcra.take(self._local_tat, now, rate=rate, burst=burst)
+        if isinstance(taken, gcra.Refused):
+            return Denied("rate", taken.retry_after_s)
+        self._local_tat = taken.tat
+        return None
+
+    def _chunk(self, now: float) -> int:
+        elapsed = now - self._last_fold
+        if elapsed >= 0.01:
+            weight = 1 - math.exp(-elapsed / _RATE_MEMORY_S)
+            self._rate += (self._asked / elapsed - self._rate) * weight
+            self._asked = 0
+            self._last_fold = now
+        return gcra.chunk(self._rate, self.limits.burst, self._state.routers)
+
+    def _prefetch(self, now: float) -> None:
+        if now >= self._denied_until and not self._state.breaker.opened:
+            self._fetch(now)
+
+    def _fetch(self, now: float) -> asyncio.Task[None]:
+        chunk = self._chunk(now)
+        self._low = chunk // 4 if chunk >= gcra.LEAST_LEASE else -1
+        self._pending = asyncio.create_task(self._lease(now, max(self._waiting, chunk)), name="limit-lease")
+        return self._pending
+
+    def give_back(self, now: float) -> None:
+        """Return what expired; called ten times a second."""
+        while self._leases and now >= self._leases[0].ends:
+            self._back += self._leases.popleft().tokens
+        if self._back and self._pending is None and not self._state.breaker.opened:
+            self._pending = asyncio.create_task(self._lease(now, 0), name="limit-give-back")
+
+    async def _lease(self, asked_at: float, want: int) -> None:
+        limits, back, self._back = self.limits, self._back, 0
+        try:
+            granted = await self._state.store.lease(
+                limits.tenant, rate=limits.requests_per_s, burst=limits.burst, want=want, give_back=back
+            )
+        except STORE_ERRORS as error:
+            self._state.breaker.failed()
+            log.debug("lease failed", tenant=limits.tenant, error=str(error))
+        else:
+            self._state.breaker.succeeded()
+            self._received(granted, asked_at, want, back)
+        finally:
+            self._pending = None
+
+    def _received(self, granted: Granted, asked_at: float, want: int, back: int) -> None:
+        now = time.monotonic()
+        if granted.tokens:
+            self._leases.append(Lease(tokens=granted.tokens, ends=asked_at + LEASE_S))
+            rate = self.limits.requests_per_s * self.share
+            burst = gcra.local_burst(rate, self.limits.burst * self.share)
+            self._local_tat = gcra.charged(self._local_tat, now, granted.tokens, rate=rate, burst=burst)
+        elif want:
+            self._denied_until = now + max(granted.retry_after_s, random.uniform(0.025, 0.05))  # noqa: S311 - jitter
+        self._learn_share(granted.net, granted.tokens - back)
+
+    def _learn_share(self, net: int, mine: int) -> None:
+        """Follow which part of all tokens granted came here."""
+        self._mine += mine
+        if self._net is None or net < self._net:
+            self._net, self._share_mine = net, self._mine
+            return
+        total = net - self._net
+        if total >= 10:
+            part = min(1.0, max(0.0, (self._mine - self._share_mine) / total))
+            self.share = max(_LEAST_SHARE / max(1, self._state.routers), self.share + 0.3 * (part - self.share))
+            self._net, self._share_mine = net, self._mine
+
+
+async def _done_within(task: asyncio.Task[None], wait_s: float) -> bool:
+    """Whether `task` ends in time. It goes on if not: what it brings late is spent by later requests."""
+    await asyncio.wait({task}, timeout=wait_s)
+    for _turn in range(2):
+        if not task.done():
+            await asyncio.sleep(0)  # a loop that was busy itself must not blame the store
+    return task.done()

@@ -1,0 +1,186 @@
+"""Replica hosts in memory: who holds which version, who is ready, and requests that wait for one."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+
+import structlog
+from moorage_common.contracts import host_calls
+from moorage_common.contracts.endpoints import Endpoint
+from moorage_common.contracts.versioned import Versioned
+from pydantic import ValidationError
+
+from moorage_router import balancer
+from moorage_router.upstream import Pool
+
+log = structlog.get_logger()
+
+EJECTED_S = 1.0
+PARKED_A_VERSION = 512
+PARKED_A_TENANT = 1024
+"""20 requests a second through the 25 s that a cold restart of the only host may take."""
+
+
+class Host:
+    """One generation of a replica host, its connections and its requests in flight."""
+
+    __slots__ = ("ejected", "endpoint", "headers", "in_flight", "pool")
+
+    def __init__(self, endpoint: Endpoint, pool: Pool) -> None:
+        self.endpoint = endpoint
+        self.pool = pool
+        self.in_flight = 0
+        self.ejected = False
+        self.headers = (
+            f"host: {endpoint.address}\r\n{host_calls.TOKEN}: {endpoint.token}\r\n"
+            f"{host_calls.TENANT}: {endpoint.tenant}\r\n"
+        ).encode()
+
+    def is_same_process(self, endpoint: Endpoint) -> bool:
+        held = self.endpoint
+        return (held.generation, held.token, held.address) == (endpoint.generation, endpoint.token, endpoint.address)
+
+
+class Replicas:
+    """The hosts of one version of a model. The object stays for as long as the router runs."""
+
+    __slots__ = ("_hosts", "_waiting", "in_flight", "model", "ready", "requests", "tenant", "version")
+
+    def __init__(self, tenant: str, model: str, version: int) -> None:
+        self.tenant = tenant
+        self.model = model
+        self.version = version
+        self.in_flight = 0
+        self.requests = 0
+        self.ready: tuple[Host, ...] = ()
+        self._hosts: dict[str, Host] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @property
+    def parked(self) -> int:
+        """Requests that wait for a host."""
+        return len(self._waiting)
+
+    def choose(self, avoid: Host | None = None) -> Host | None:
+        """A ready host, the less loaded of two."""
+        ready = self.ready
+        return ready[0] if len(ready) == 1 else balancer.choose(ready, random.random, avoid)
+
+    def hold(self, key: str, host: Host) -> None:
+        """`host` serves this version."""
+        self._hosts[key] = host
+        self.refresh()
+
+    def drop(self, key: str) -> None:
+        """Host `key` does not serve this version, or not any more."""
+        if self._hosts.pop(key, None) is not None:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Recount the ready ones; wake who waits if there is one."""
+        self.ready = tuple(host for host in self._hosts.values() if not host.ejected)
+        if self.ready:
+            for waiting in self._waiting:
+                if not waiting.done():
+                    waiting.set_result(None)
+
+    async def park(self, timeout_s: float) -> None:
+        """Wait until a host is ready. Raises TimeoutError."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            async with asyncio.timeout(max(0.0, timeout_s)):
+                await waiting
+        finally:
+            self._waiting.discard(waiting)
+
+
+class EndpointTable:
+    """All replica hosts, fed by `endpoints/<cluster>.<host_id>`."""
+
+    def __init__(self, connections_per_host: int) -> None:
+        self._most = connections_per_host
+        self._hosts: dict[str, Host] = {}
+        self._replicas: dict[tuple[str, str, int], Replicas] = {}
+        self._retired: set[Pool] = set()
+        self.parked_by_tenant: dict[str, int] = defaultdict(int)
+
+    def replicas(self, tenant: str, model: str, version: int) -> Replicas:
+        """The hosts of a version, none so far perhaps."""
+        key = (tenant, model, version)
+        held = self._replicas.get(key)
+        if held is None:
+            held = self._replicas[key] = Replicas(tenant, model, version)
+        return held
+
+    def parked(self, tenant: str) -> int:
+        """Requests of `tenant` that wait for a host."""
+        return self.parked_by_tenant.get(tenant, 0)
+
+    def all(self) -> Iterator[Replicas]:
+        return iter(self._replicas.values())
+
+    def apply(self, key: str, entry: Versioned) -> None:
+        """Take one entry of the bucket `endpoints`."""
+        endpoint = None
+        if entry.value is not None:
+            try:
+                endpoint = Endpoint.model_validate(entry.value)
+            except ValidationError as error:
+                log.warning("unreadable endpoint ignored", key=key, errors=error.error_count())
+                return
+        held = self._hosts.get(key)
+        if endpoint is None or (held is not None and not held.is_same_process(endpoint)):
+            self._remove(key)
+            held = None
+        if endpoint is None:
+            return
+        if held is None:
+            held = self._hosts[key] = Host(endpoint, Pool(endpoint.address, self._most))
+        before = {(v.model, v.version) for v in held.endpoint.versions}
+        held.endpoint = endpoint
+        ready = {(v.model, v.version) for v in endpoint.versions if v.state == "ready"}
+        for model, version in before - ready:
+            self.replicas(endpoint.tenant, model, version).drop(key)
+        for model, version in ready:
+            self.replicas(endpoint.tenant, model, version).hold(key, held)
+
+    def _remove(self, key: str) -> None:
+        host = self._hosts.pop(key, None)
+        if host is None:
+            return
+        for held in host.endpoint.versions:
+            self.replicas(host.endpoint.tenant, held.model, held.version).drop(key)
+        host.pool.close()
+        self._retired.add(host.pool)
+
+    def eject(self, host: Host) -> None:
+        """Leave this generation of a host out until another comes or a second has passed."""
+        if host.ejected:
+            return
+        host.ejected = True
+        log.info("host ejected", host=host.endpoint.host_id, generation=host.endpoint.generation)
+        self._refresh(host)
+        asyncio.get_running_loop().call_later(EJECTED_S, self._readmit, host)
+
+    def _readmit(self, host: Host) -> None:
+        host.ejected = False
+        self._refresh(host)
+
+    def _refresh(self, host: Host) -> None:
+        for held in host.endpoint.versions:
+            self.replicas(host.endpoint.tenant, held.model, held.version).refresh()
+
+    def sweep(self, now: float) -> None:
+        """End overdue exchanges; called every 50 ms."""
+        for host in self._hosts.values():
+            host.pool.sweep(now)
+        for pool in list(self._retired):
+            pool.sweep(now)
+            if pool.empty:
+                self._retired.discard(pool)
+
+    def close(self) -> None:
+        for host in self._hosts.values():
+            host.pool.close()

@@ -1,0 +1,136 @@
+"""Routes in memory, made ready for the hot path: `routes/<tenant>.<model>`."""
+
+from collections.abc import Callable, Iterator
+
+import orjson
+import structlog
+from moorage_common.contracts.names import NAME_MAX
+from moorage_common.contracts.routes import FeatureJoin, Route, RouteVersion
+from moorage_common.contracts.tensors import DATA_FORMATS, TensorSpec
+from moorage_common.contracts.versioned import Versioned
+from moorage_common.errors import NotFound, Unavailable
+from pydantic import ValidationError
+
+from moorage_router import splits
+from moorage_router.metrics import VersionSeries
+from moorage_router.replicas import EndpointTable, Replicas
+
+log = structlog.get_logger()
+
+
+class ServedVersion:
+    """One version of a route: what to send, to whom, and what to say about it."""
+
+    __slots__ = (
+        "arm", "data_format", "features", "metadata", "model", "number", "replicas", "request_line", "revision",
+        "series", "spec", "tenant",
+    )  # fmt: skip
+
+    def __init__(self, route: Route, spec: RouteVersion, replicas: Replicas, series: VersionSeries) -> None:
+        self.tenant = route.tenant
+        self.model = route.model
+        self.number = spec.version
+        self.revision = route.revision
+        self.spec = spec
+        self.arm = next((arm.arm for arm in route.arms if arm.version == spec.version), "direct")
+        self.data_format = spec.format in DATA_FORMATS
+        self.features: FeatureJoin | None = route.features if spec.feature_service is not None else None
+        self.request_line = (
+            f"POST /v2/models/{route.model}/versions/{spec.version}/infer HTTP/1.1\r\nmoorage-arm: {self.arm}\r\n"
+        ).encode()
+        self.replicas = replicas
+        self.series = series
+        self.metadata = _metadata(route, spec)
+
+
+class ServedRoute:
+    """One model: its split and its versions by number."""
+
+    __slots__ = ("deadline_s", "model", "split", "tenant", "versions")
+
+    def __init__(self, route: Route, versions: dict[int, ServedVersion]) -> None:
+        self.tenant = route.tenant
+        self.model = route.model
+        self.deadline_s = route.deadline_ms / 1000
+        self.split = splits.split_of(arm for arm in route.arms if arm.version in versions)
+        self.versions = versions
+
+    def version(self, number: str | None, draw: float) -> ServedVersion:
+        """Version `number` of the path, or one by the split. Raises NotFound, or Unavailable without any arm."""
+        if number is None:
+            arm = splits.choose(self.split, draw)
+            if arm is None:
+                message = f"no version of {self.model} takes traffic; set it with `moorage traffic {self.model}`"
+                raise Unavailable(message, code="no_traffic", retry_after_s=5)
+            return self.versions[arm.version]
+        served = self.versions.get(int(number)) if number.isdecimal() and len(number) < 10 else None
+        if served is None:
+            held = ", ".join(map(str, self.versions)) or "none"
+            message = f"{self.model} has no such version deployed; deployed: {held}"
+            raise NotFound(message, code="version_not_found")
+        return served
+
+    @property
+    def default(self) -> ServedVersion | None:
+        """The version most of the traffic goes to."""
+        if self.split.arms:
+            return self.versions[max(self.split.arms, key=lambda arm: arm.weight_bp).version]
+        return next(iter(self.versions.values()), None)
+
+
+class RouteTable:
+    """Routes by tenant, then model."""
+
+    def __init__(self, endpoints: EndpointTable, series: Callable[[str, str, int], VersionSeries]) -> None:
+        self._endpoints = endpoints
+        self._series = series
+        self._tenants: dict[str, dict[str, ServedRoute]] = {}
+
+    def apply(self, key: str, entry: Versioned) -> None:
+        """Take one entry of the bucket `routes`."""
+        tenant, _, model = key.partition(".")
+        if entry.value is None:
+            self._tenants.get(tenant, {}).pop(model, None)
+            return
+        try:
+            route = Route.model_validate(entry.value)
+        except ValidationError as error:
+            log.warning("unreadable route ignored", key=key, errors=error.error_count())
+            return
+        versions = {}
+        for spec in route.versions:
+            replicas = self._endpoints.replicas(tenant, model, spec.version)
+            versions[spec.version] = ServedVersion(route, spec, replicas, self._series(tenant, model, spec.version))
+        self._tenants.setdefault(tenant, {})[model] = ServedRoute(route, versions)
+
+    def find(self, tenant: str, model: str) -> ServedRoute:
+        """The tenant's model. Raises NotFound, for another tenant's just the same."""
+        models = self._tenants.get(tenant)
+        route = models.get(model) if models is not None else None
+        if route is None:
+            message = f"there is no deployed model {model[:NAME_MAX]!r}; `moorage models` lists yours"
+            raise NotFound(message, code="model_not_found")
+        return route
+
+    def of_tenant(self, tenant: str) -> Iterator[ServedRoute]:
+        return iter(self._tenants.get(tenant, {}).values())
+
+
+def _metadata(route: Route, spec: RouteVersion) -> bytes:
+    """Model metadata of the Open Inference Protocol, encoded once."""
+    return orjson.dumps(
+        {
+            "name": route.model,
+            "versions": [str(version.version) for version in route.versions],
+            "platform": f"moorage_{spec.format.replace('-', '_')}",
+            "inputs": [_tensor(tensor) for tensor in spec.signature.inputs],
+            "outputs": [_tensor(tensor) for tensor in spec.signature.outputs],
+        }
+    )
+
+
+def _tensor(tensor: TensorSpec) -> dict[str, object]:
+    said: dict[str, object] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+    if tensor.columns is not None:
+        said["parameters"] = {"columns": tensor.columns}
+    return said

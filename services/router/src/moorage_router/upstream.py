@@ -1,0 +1,364 @@
+"""Keep-alive HTTP/1.1 to one address: asyncio protocols and httptools, a bounded number of connections."""
+
+import asyncio
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import httptools
+
+CONNECT_TIMEOUT_S = 1.0
+SWEEP_S = 0.05
+_BUFFERED = 64 * 1024
+"""An answer up to this size is handed over whole; a longer one is streamed from here on."""
+_READ_AHEAD = 256 * 1024
+_IDLE_S = 60.0
+_HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"te", b"trailer", b"upgrade"}
+)
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class UpstreamError(Exception):
+    """A call without an answer."""
+
+
+class ConnectFailed(UpstreamError):
+    """Nothing was sent."""
+
+
+class AnswerLost(UpstreamError):
+    """The connection broke before the answer was there."""
+
+
+class Overdue(UpstreamError):
+    """The deadline passed."""
+
+
+class Body(Protocol):
+    """A request body that is not in memory as a whole."""
+
+    length: int | None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The parts, once."""
+        ...
+
+
+class Reply:
+    """An answer: header names in lower case, hop-by-hop ones left out. `body` is whole unless `rest` is set."""
+
+    __slots__ = ("body", "headers", "rest", "status")
+
+    def __init__(self, status: int, headers: Headers, body: bytes, rest: "Connection | None") -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.rest = rest
+
+    def header(self, name: bytes) -> bytes | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The whole body, part by part. Raises AnswerLost or Overdue."""
+        yield self.body
+        if self.rest is not None:
+            async for chunk in self.rest.tail():
+                yield chunk
+
+    def discard(self) -> None:
+        """Give up a streamed answer."""
+        if self.rest is not None:
+            self.rest.abort(AnswerLost("given up"))
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one exchange at a time. Created by a Pool."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Reply] | None = None
+        self._failure: UpstreamError | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._write_paused = False
+        self._uploading = False
+        self.deadline = 0.0
+        self.busy = False
+        self.idle_since = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._headers: Headers = []
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._streaming = False
+        self._complete = False
+        self._keep_alive = False
+        self._arrived: asyncio.Future[None] | None = None
+
+    # -- one exchange
+
+    async def exchange(self, head: bytes, body: bytes | Body, deadline: float) -> Reply:
+        """Send a request and wait for its answer, streamed beyond 64 KiB.
+
+        Args:
+            head: request line and headers with the empty line, ready to send.
+            deadline: monotonic seconds.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise ConnectFailed("closed while idle")
+        self._reset()
+        self.busy = True
+        self.deadline = deadline
+        answer: asyncio.Future[Reply] = self._pool.loop.create_future()
+        self._answer = answer
+        if isinstance(body, bytes):
+            transport.write(head + body)
+            return await answer
+        self._uploading = True
+        transport.write(head)
+        await self._upload(transport, body, answer)
+        return await answer
+
+    async def _upload(self, transport: asyncio.Transport, body: Body, answer: "asyncio.Future[Reply]") -> None:
+        """Send the parts as they come; stop when the answer comes first."""
+        try:
+            async for chunk in body.chunks():
+                if answer.done():
+                    return
+                transport.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                if self._write_paused:
+                    self._writable = self._pool.loop.create_future()
+                    await self._writable
+            if body.length is None:
+                transport.write(b"0\r\n\r\n")
+        except BaseException:
+            if answer.done() and not answer.cancelled():
+                answer.exception()
+            answer.cancel()
+            self.abort(AnswerLost("upload given up"))
+            raise
+        self._uploading = False
+
+    async def tail(self) -> AsyncIterator[bytes]:
+        """What comes after the part that the Reply holds."""
+        try:
+            while True:
+                chunks, self._chunks, self._size = self._chunks, [], 0
+                if self._transport is not None:
+                    self._transport.resume_reading()
+                for chunk in chunks:
+                    yield chunk
+                if self._chunks:
+                    continue
+                if self._complete:
+                    self._finished()
+                    return
+                if self._failure is not None:
+                    raise self._failure
+                self._arrived = self._pool.loop.create_future()
+                await self._arrived
+        finally:
+            if not self._complete:
+                self.abort(AnswerLost("given up"))
+
+    def abort(self, failure: UpstreamError) -> None:
+        """End the connection; whoever waits gets `failure`."""
+        self._fail(failure)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self, failure: UpstreamError) -> None:
+        self._failure = self._failure or failure
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(failure)
+        for waiting in (self._arrived, self._writable):
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
+    # -- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._fail(AnswerLost(str(exc) if exc else "closed by the other side"))
+        self._pool.dropped(self)
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.busy:
+            self.abort(AnswerLost("unasked bytes"))
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.abort(AnswerLost(f"not HTTP: {error}"))
+            return
+        if self._streaming and not self._complete:
+            if self._arrived is not None and not self._arrived.done():
+                self._arrived.set_result(None)
+            if self._size > _READ_AHEAD and self._transport is not None:
+                self._transport.pause_reading()
+
+    # -- httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name not in _HOP_BY_HOP:
+            self._headers.append((name, value))
+
+    def on_body(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > _BUFFERED and not self._streaming:
+            self._streaming = True
+            body, self._chunks, self._size = b"".join(self._chunks), [], 0
+            self._give(Reply(self._parser.get_status_code(), self._headers, body, self))
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._reset()
+            return
+        self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()
+        if self._streaming:
+            if self._arrived is not None and not self._arrived.done():
+                self._arrived.set_result(None)
+        else:
+            chunks = self._chunks
+            self._give(Reply(status, self._headers, chunks[0] if len(chunks) == 1 else b"".join(chunks), None))
+            self._finished()
+
+    def _finished(self) -> None:
+        """The exchange is over: free the connection for the next, or close it."""
+        self.busy = False
+        if self._uploading or not self._keep_alive:
+            if self._transport is not None:
+                self._transport.close()
+        else:
+            self._pool.released(self)
+
+    def _give(self, reply: Reply) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(reply)
+
+
+class Pool:
+    """Connections to one address. Waits in turn when all are busy."""
+
+    def __init__(self, address: str, most: int) -> None:
+        """`address` is `host:port`."""
+        self.loop = asyncio.get_running_loop()
+        self.address = address
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._most = most
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
+        self._opening = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    async def exchange(self, head: bytes, body: bytes | Body, deadline: float) -> Reply:
+        """One request and its answer. Raises ConnectFailed, AnswerLost or Overdue."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            try:
+                return await connection.exchange(head, body, deadline)
+            except ConnectFailed:
+                continue
+        connection = await self._open(deadline)
+        return await connection.exchange(head, body, deadline)
+
+    async def _open(self, deadline: float) -> Connection:
+        while len(self._all) + self._opening >= self._most:
+            await self._turn(deadline)
+            if self._idle:
+                return self._idle.pop()
+        self._opening += 1
+        try:
+            timeout = min(CONNECT_TIMEOUT_S, deadline - time.monotonic())
+            async with asyncio.timeout(max(0.0, timeout)):
+                _, connection = await self.loop.create_connection(
+                    lambda: Connection(self), self._host, self._port, family=socket.AF_UNSPEC
+                )
+        except OSError as error:  # TimeoutError is one
+            raise ConnectFailed(f"{self.address}: {error or 'no connection in time'}") from error
+        finally:
+            self._opening -= 1
+        self._all.add(connection)
+        return connection
+
+    async def _turn(self, deadline: float) -> None:
+        waiting: asyncio.Future[None] = self.loop.create_future()
+        self._waiting.append(waiting)
+        try:
+            async with asyncio.timeout_at(self.loop.time() + max(0.0, deadline - time.monotonic())):
+                await waiting
+        except BaseException as error:
+            if waiting.done() and not waiting.cancelled():
+                self._next()
+            if isinstance(error, TimeoutError):
+                raise Overdue("no connection came free") from error
+            raise
+
+    def released(self, connection: Connection) -> None:
+        """Its exchange is over and it may serve another."""
+        if self._closed:
+            connection.abort(AnswerLost("pool closed"))
+            return
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+        self._next()
+
+    def dropped(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+
+    @property
+    def empty(self) -> bool:
+        return not self._all and not self._opening
+
+    def sweep(self, now: float) -> None:
+        """End overdue exchanges and long idle connections; called every 50 ms."""
+        for connection in list(self._all):
+            if connection.busy:
+                if now >= connection.deadline:
+                    connection.abort(Overdue("no answer in time"))
+            elif now - connection.idle_since > _IDLE_S and connection in self._idle:
+                self._idle.remove(connection)
+                connection.abort(AnswerLost("idle"))
+
+    def close(self) -> None:
+        """Take no more; what is in flight ends by itself."""
+        self._closed = True
+        for connection in self._idle[:]:
+            connection.abort(AnswerLost("pool closed"))
+        self._idle.clear()
