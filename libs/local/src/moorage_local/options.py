@@ -1,0 +1,18 @@
+"""What `moorage up` was asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """`port` 0 takes free ports for everything; otherwise the router's, and the others follow it."""
+
+    state: Path
+    port: int = 8080
+    gpus: int = 2
+    demo: bool = True
+
+
+class StartFailed(Exception):
+    """The platform cannot start; the message is for the person at the terminal and says what to do."""

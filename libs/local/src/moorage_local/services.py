@@ -1,0 +1,197 @@
+"""Everything that one platform runs, each with its command and environment."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from moorage_common import embedded
+from moorage_common.embedded import HOST
+
+from moorage_local import ray_head
+from moorage_local.credentials import Credentials
+from moorage_local.ports import Ports
+from moorage_local.processes import Program
+
+CLUSTER = "local"
+TENANT = "demo"
+SERVICES = ("registry", "router", "scheduler", "feature-proxy")
+STORES = ("nats", "redis", "ray")
+_FOREIGN = ("MOORAGE_", "RAY_")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a platform keeps its state, listens and what it knows: all that its processes' environments need.
+
+    Attributes:
+        state: absolute path of the state directory.
+        ray_dir: of Ray's sockets and logs; short, because a Unix socket's path has at most 107 bytes.
+    """
+
+    state: Path
+    ports: Ports
+    credentials: Credentials
+    gpus: int
+    ray_dir: Path
+
+    @property
+    def registry_url(self) -> str:
+        return f"http://{HOST}:{self.ports.registry}"
+
+    @property
+    def router_url(self) -> str:
+        return f"http://{HOST}:{self.ports.router}"
+
+    @property
+    def feature_proxy_url(self) -> str:
+        return f"http://{HOST}:{self.ports.feature_proxy}"
+
+    @property
+    def scheduler_url(self) -> str:
+        return f"http://{HOST}:{self.ports.scheduler}"
+
+    @property
+    def nats_url(self) -> str:
+        return embedded.nats_url(self.ports.nats, self.credentials.nats_password)
+
+    @property
+    def redis_url(self) -> str:
+        return embedded.redis_url(self.ports.redis, self.credentials.redis_password)
+
+    @property
+    def features_url(self) -> str:
+        """The features' own database of the same Redis."""
+        return embedded.redis_url(self.ports.redis, self.credentials.redis_password, database=1)
+
+    @property
+    def ray_address(self) -> str:
+        return f"{HOST}:{self.ports.ray}"
+
+    def described(self, api_key: str) -> dict[str, str]:
+        """Content of `local.json`."""
+        return {
+            "registry": self.registry_url,
+            "router": self.router_url,
+            "feature_proxy": self.feature_proxy_url,
+            "scheduler": self.scheduler_url,
+            "nats": self.nats_url,
+            "redis": self.redis_url,
+            "ray": self.ray_address,
+            "tenant": TENANT,
+            "api_key": api_key,
+            "admin_key": self.credentials.admin_key,
+        }
+
+
+def ray_directory(state: Path) -> tuple[Path, bool]:
+    """`state/ray` where that is short enough, else a new directory in /tmp; and whether it is such a temporary one."""
+    wanted = state / "ray"
+    if len(str(wanted)) <= ray_head.RAY_TEMP_DIR_MAX:
+        return wanted, False
+    return Path(tempfile.mkdtemp(prefix="moorage-", dir="/tmp")), True
+
+
+def programs(plan: Plan, listener: int) -> list[Program]:
+    """What to start, the slowest first.
+
+    Args:
+        listener: file descriptor of the router's listening socket.
+    """
+    secrets = plan.credentials
+    stores = plan.state
+    return [
+        Program(
+            "ray",
+            ray_head.start_command(
+                sys.executable, plan.ports.ray, plan.gpus, max(2, os.cpu_count() or 2), str(plan.ray_dir)
+            ),
+            _environment(ray_head.environment(secrets.ray_token)),
+            takes_along=("scheduler",),
+        ),
+        Program(
+            "nats", embedded.nats_command(stores / "nats", plan.ports.nats, secrets.nats_password), _environment({})
+        ),
+        Program(
+            "redis",
+            embedded.redis_command(stores / "redis", plan.ports.redis, secrets.redis_password, appendonly=True),
+            _environment({}),
+        ),
+        _service(plan, "scheduler", plan.ports.scheduler, _scheduler(plan)),
+        _service(plan, "registry", plan.ports.registry_ops, _registry(plan)),
+        _service(plan, "router", plan.ports.router_ops, _router(plan, listener), inherits=(listener,)),
+        _service(plan, "feature-proxy", plan.ports.feature_proxy_ops, _feature_proxy(plan)),
+    ]
+
+
+def _service(
+    plan: Plan, name: str, ops_port: int, settings: Mapping[str, str], inherits: tuple[int, ...] = ()
+) -> Program:
+    everywhere = {
+        "MOORAGE_HOST": HOST,
+        "MOORAGE_OPS_HOST": HOST,
+        "MOORAGE_OPS_PORT": str(ops_port),
+        "MOORAGE_NATS_URL": plan.nats_url,
+        "MOORAGE_LOG_FORMAT": "json",
+    }
+    module = f"moorage_{name.replace('-', '_')}"
+    return Program(
+        name,
+        [sys.executable, "-m", module],
+        _environment({**everywhere, **settings}),
+        ready_url=f"http://{HOST}:{ops_port}/readyz",
+        inherits=inherits,
+    )
+
+
+def _registry(plan: Plan) -> dict[str, str]:
+    return {
+        "MOORAGE_PORT": str(plan.ports.registry),
+        "MOORAGE_DATABASE_URL": f"sqlite+aiosqlite:///{plan.state / 'registry.db'}",
+        "MOORAGE_PEPPER": plan.credentials.pepper,
+        "MOORAGE_ARTIFACT_DIR": str(plan.state / "artifacts"),
+        "MOORAGE_PUBLIC_URL": plan.registry_url,
+        "MOORAGE_ROUTER_URL": plan.router_url,
+        "MOORAGE_FEATURE_PROXY_URL": plan.feature_proxy_url,
+        "MOORAGE_CLUSTER": CLUSTER,
+        "MOORAGE_BOOTSTRAP_ADMIN_KEY": plan.credentials.admin_key,
+    }
+
+
+def _router(plan: Plan, listener: int) -> dict[str, str]:
+    return {
+        "MOORAGE_PORT": str(plan.ports.router),
+        "MOORAGE_LISTEN_FD": str(listener),
+        "MOORAGE_PEPPER": plan.credentials.pepper,
+        "MOORAGE_REDIS_URL": plan.redis_url,
+        "MOORAGE_STATE_DIR": str(plan.state / "router"),
+        "MOORAGE_FEATURE_PROXY_URL": plan.feature_proxy_url,
+        "MOORAGE_REGISTRY_URL": plan.registry_url,
+    }
+
+
+def _scheduler(plan: Plan) -> dict[str, str]:
+    return {
+        **ray_head.environment(plan.credentials.ray_token),
+        "MOORAGE_CLUSTER": CLUSTER,
+        "MOORAGE_RAY_ADDRESS": plan.ray_address,
+        "MOORAGE_CACHE_DIR": str(plan.state / "cache"),
+        "MOORAGE_HOST_BIND": HOST,
+    }
+
+
+def _feature_proxy(plan: Plan) -> dict[str, str]:
+    return {
+        "MOORAGE_PORT": str(plan.ports.feature_proxy),
+        "MOORAGE_PEPPER": plan.credentials.pepper,
+        "MOORAGE_REDIS_URL": plan.features_url,
+        "MOORAGE_STATE_DIR": str(plan.state / "feature-proxy"),
+    }
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables without another platform's or Ray cluster's, and `own`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    return {**kept, **own}

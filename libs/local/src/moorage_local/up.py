@@ -1,0 +1,126 @@
+"""`moorage up`, told once: claim the state directory, start everything at once, wait, show, end it all on Ctrl-C."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from moorage_common.embedded import ProgramMissing
+
+from moorage_local import demo, ports, services
+from moorage_local.credentials import Credentials
+from moorage_local.options import Options, StartFailed
+from moorage_local.ownership import Belongings, claim
+from moorage_local.private_files import write_private
+from moorage_local.processes import Supervision
+from moorage_local.progress import Progress
+from moorage_local.readiness import wait_until_ready
+from moorage_local.services import Plan
+from moorage_local.tenant import ensure_tenant
+
+
+def main(*, state: Path, port: int, gpus: int, demo: bool) -> int:
+    """Run the platform until Ctrl-C or SIGTERM; the exit code.
+
+    Args:
+        state: directory of all its state, `.moorage` where the command is run unless told otherwise.
+        port: of the router, the others follow it; 0 takes free ports for all.
+        gpus: logical GPUs of the Ray head.
+        demo: push and split the demo model.
+    """
+    progress = Progress()
+    options = Options(state=state.expanduser().resolve(), port=port, gpus=gpus, demo=demo)
+    try:
+        with claim(options.state) as belongings:
+            return asyncio.run(_run(options, belongings, progress))
+    except (StartFailed, ProgramMissing) as error:
+        progress.show(f"moorage up: {error}")
+        return 1
+
+
+async def _run(options: Options, belongings: Belongings, progress: Progress) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    plan = _plan(options, belongings)
+    ready_file = options.state / "local.json"
+    ready_file.unlink(missing_ok=True)
+    with ports.listen(plan.ports.router) as listener:
+        async with _supervised(plan, belongings, progress, listener.fileno()) as supervision:
+            starting = asyncio.create_task(_start(options, plan, supervision, progress, ready_file))
+            stop = asyncio.create_task(stopping.wait())
+            await asyncio.wait([starting, stop], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await stop
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+            progress.say("ending everything (a few seconds)")
+            ready_file.unlink(missing_ok=True)
+    progress.say("all ended; the state is kept in " + str(options.state))
+    return 0
+
+
+def _plan(options: Options, belongings: Belongings) -> Plan:
+    chosen = ports.choose(options.port)
+    ray_dir, is_temporary = services.ray_directory(options.state)
+    if is_temporary:
+        belongings.add_directory(ray_dir)
+    else:
+        shutil.rmtree(ray_dir, ignore_errors=True)
+    return Plan(options.state, chosen, Credentials.of(options.state), options.gpus, ray_dir)
+
+
+@contextlib.asynccontextmanager
+async def _supervised(
+    plan: Plan, belongings: Belongings, progress: Progress, listener: int
+) -> AsyncIterator[Supervision]:
+    """Everything started; at the end the router first, so that its last usage still reaches the bus."""
+    supervision = Supervision(plan.state / "logs", belongings, progress.say)
+    try:
+        for program in services.programs(plan, listener):
+            supervision.start(program)
+        yield supervision
+    finally:
+        await supervision.end("router")
+        await supervision.end(*services.SERVICES)
+        await supervision.end(*services.STORES)
+
+
+async def _start(options: Options, plan: Plan, supervision: Supervision, progress: Progress, ready_file: Path) -> None:
+    """From started processes to the first answer and `local.json`."""
+    progress.say(f"starting on {plan.state}: Ray with {plan.gpus} logical GPUs, NATS, Redis and four services")
+    async with contextlib.AsyncExitStack() as stack:
+        trainer = await stack.enter_async_context(demo.training(supervision.log("demo"))) if options.demo else None
+        await wait_until_ready(
+            services.programs(plan, 0),
+            on_ready=lambda name: progress.say(f"{name} is ready"),
+            check=supervision.raise_if_hopeless,
+        )
+        supervision.is_starting = False
+        api_key = await asyncio.to_thread(ensure_tenant, plan)
+        where = plan.described(api_key)
+        if trainer is not None:
+            await _show_demo(trainer, where, supervision, progress)
+    write_private(ready_file, where)
+    progress.say(f"ready: router {plan.router_url}, registry {plan.registry_url}; keys and all URLs in {ready_file}")
+    progress.say("Ctrl-C ends everything")
+
+
+async def _show_demo(
+    trainer: demo.DemoProcess, where: dict[str, str], supervision: Supervision, progress: Progress
+) -> None:
+    def on_line(kind: str, text: str) -> None:
+        if kind == "say":
+            progress.say(text)
+        else:
+            progress.show(f"\n{text}\n")
+
+    try:
+        await trainer.run(where, on_line)
+    except StartFailed as error:
+        progress.say(f"{error}; the platform runs on without it (log: {supervision.log('demo')})")
