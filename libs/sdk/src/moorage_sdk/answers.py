@@ -1,0 +1,64 @@
+"""The registry's answers, as values."""
+
+from typing import Any, Literal
+
+from moorage_common.contracts.desired import ReplicaStatus
+from moorage_common.contracts.model import Contract
+from moorage_common.contracts.tensors import Format, Signature
+from pydantic import Field
+
+
+class Version(Contract):
+    """One immutable version of a model."""
+
+    model: str
+    version: int
+    state: Literal["uploaded", "validating", "ready", "rejected"]
+    unchecked: bool = False
+    reason: str | None = None
+    artifact_digest: str
+    size_bytes: int = 0
+    format: Format
+    signature: Signature
+    libraries: dict[str, str] = {}
+    feature_service: str | None = None
+    feature_fingerprint: str | None = None
+    created_at: str | float | None = None
+    validation: dict[str, Any] | None = None
+
+    @property
+    def max_abs_diff(self) -> float | None:
+        """How far a host's answers were from the pusher's, at most; None where nothing was compared."""
+        return (self.validation or {}).get("max_abs_diff")
+
+
+class TrafficArm(Contract):
+    """One version's share of the traffic, in basis points."""
+
+    version: int
+    weight_bp: int
+    role: Literal["stable", "candidate", "shadow"] = "stable"
+
+
+class Traffic(Contract):
+    """How requests without a version are shared out."""
+
+    revision: int
+    owner: str = "manual"
+    arms: list[TrafficArm]
+
+
+class DeploymentStatus(Contract):
+    """What runs: replicas, and how many of each version are ready."""
+
+    replicas: list[ReplicaStatus] = []
+    ready: dict[int, int] = {}
+    url: str = ""
+
+
+class Change(Contract):
+    """One line of a dry run: what stands at `path` now (`before`) and what would (`after`)."""
+
+    path: str
+    before: Any = Field(default=None, alias="from")
+    after: Any = Field(default=None, alias="to")

@@ -1,0 +1,27 @@
+"""`up`: the whole platform on this machine."""
+
+import importlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moorage_sdk.errors import SdkError
+
+_LAUNCHER = "moorage_local.up"
+
+
+def up(
+    state: Annotated[Path, typer.Option(help="Directory that keeps all state.")] = Path(".moorage"),
+    port: Annotated[int, typer.Option(help="The router's port; the others follow it. 0 takes free ones.")] = 8080,
+    gpus: Annotated[int, typer.Option(min=0, help="Logical GPUs.")] = 2,
+    no_demo: Annotated[bool, typer.Option("--no-demo", help="Do not push the demo model.")] = False,
+) -> None:
+    """Run the whole platform on this machine until Ctrl-C."""
+    try:
+        launcher = importlib.import_module(_LAUNCHER)
+    except ModuleNotFoundError as error:
+        if error.name not in (_LAUNCHER, "moorage_local"):
+            raise
+        raise SdkError("the platform itself is not installed; run: pip install moorage-local") from None
+    raise typer.Exit(launcher.main(state=state, port=port, gpus=gpus, demo=not no_demo))

@@ -1,0 +1,242 @@
+"""The client: push, deploy, call and look at what runs."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from moorage_common.contracts.desired import Isolation
+from moorage_common.contracts.events import CloudEvent
+
+from moorage_sdk.answers import Change, Traffic, Version
+from moorage_sdk.errors import MoorageApiError, NotConfigured
+from moorage_sdk.inference import Inference
+from moorage_sdk.manifest import Manifest
+from moorage_sdk.profiles import Profile, resolve
+from moorage_sdk.quantities import Quantity
+from moorage_sdk.registry_api import RegistryApi
+from moorage_sdk.rollout import Endpoint, wait_until_ready, with_version
+from moorage_sdk.spec import resources_spec, traffic_spec, version_spec
+from moorage_sdk.transport import Transport
+from moorage_sdk.upload import upload, wait_until_validated
+
+Progress = Callable[[str], None]
+"""Takes one line on what is going on."""
+
+
+def _silent(_line: str) -> None:
+    pass
+
+
+class Client:
+    """One tenant's door to the platform: `registry` for what is desired, `infer` for answers.
+
+    Each setting comes from its argument, else from `MOORAGE_REGISTRY`, `MOORAGE_ROUTER` and `MOORAGE_API_KEY`, else
+    from the profile that `moorage login` wrote. Connections are kept; use as a context manager, or `close()`.
+
+    Args:
+        registry: base URL of the registry.
+        router: base URL of the router.
+        api_key: `mrg_...`.
+        profile: name of a profile; goes before the variables.
+        tenant: the tenant to act for, with an administrator's key.
+        progress: takes a line for each step of a push or a deployment.
+    """
+
+    def __init__(
+        self,
+        registry: str | None = None,
+        router: str | None = None,
+        api_key: str | None = None,
+        profile: str | None = None,
+        *,
+        tenant: str | None = None,
+        progress: Progress = _silent,
+    ) -> None:
+        settings = resolve(registry, router, api_key, profile)
+        headers = {"moorage-tenant": tenant} if tenant else {}
+        self._to_registry = Transport(settings.registry, settings.api_key, setting="MOORAGE_REGISTRY", headers=headers)
+        self._to_router = Transport(settings.router, settings.api_key, setting="MOORAGE_ROUTER")
+        self._inference = Inference(self._to_router)
+        self._progress = progress
+        self.registry = RegistryApi(self._to_registry)
+
+    @classmethod
+    def of(cls, profile: Profile) -> Self:
+        """A client by these settings alone."""
+        return cls(registry=profile.registry, router=profile.router, api_key=profile.api_key)
+
+    def push(
+        self,
+        model: Any,
+        *,
+        name: str,
+        example: Any = None,
+        feature_service: str | None = None,
+        format: str | None = None,  # noqa: A002 - the word of the interface
+        wait: bool = True,
+        new: bool = False,
+        timeout_s: float = 120.0,
+    ) -> Version:
+        """Upload a model as a new version of `name`, with what it answers to `example`.
+
+        A host of the tenant answers the example again before the version may serve; a difference rejects it. Pushing
+        an equal model returns the version that is there, unless `new`.
+
+        Args:
+            model: a scikit-learn estimator or Pipeline, an XGBoost or LightGBM model or booster, a torch module, an
+                ONNX ModelProto, or the path of an .onnx, .skops, .ubj, .json (XGBoost) or .txt (LightGBM) file.
+            name: the model's name; made on its first push.
+            example: a few rows of input as the model takes them: an array, a DataFrame, or a mapping of named arrays.
+                Without it the version is only loaded, and marked unchecked.
+            feature_service: the feature service whose features the model takes.
+            format: "skops" or "onnx" for scikit-learn; left out, the safe format of the model's own library.
+            wait: wait for the validation.
+            new: make a new version even where an equal one is there.
+            timeout_s: how long to wait.
+
+        Raises:
+            ModelRefused: this kind of model, or file, is not taken (pickle, for one); the text shows the way out.
+            VersionRejected: the validation failed; says why and by how much.
+            WaitTimedOut: the validation goes on.
+            MoorageApiError: the registry refused.
+        """
+        from moorage_sdk.models.packaging import package  # noqa: PLC0415 - loads the model libraries
+
+        packaged = package(model, example, format)
+        version = upload(
+            self.registry, name, packaged, feature_service=feature_service, new=new, progress=self._progress
+        )
+        return wait_until_validated(self.registry, version, timeout_s, self._progress) if wait else version
+
+    def deploy(
+        self,
+        model: str | Version,
+        *,
+        version: int | None = None,
+        gpu: Quantity = 0,
+        gpu_memory: Quantity | None = None,
+        cpu: Quantity | None = None,
+        memory: Quantity | None = None,
+        min: int = 1,  # noqa: A002 - the manifest's words
+        max: int = 1,  # noqa: A002
+        isolation: Isolation = "dedicated",
+        features: Mapping[str, Any] | None = None,
+        traffic: Mapping[int, float] | None = None,
+        wait: bool = True,
+        timeout_s: float = 120.0,
+    ) -> Endpoint:
+        """Run a version beside those deployed already, or change how it runs.
+
+        The first deployment of a model sends all traffic to its version; later ones leave the traffic as it is unless
+        `traffic` is given.
+
+        Args:
+            model: a `Version` as `push` returned it, or a model's name for its latest version.
+            version: a version by number, where `model` is a name.
+            gpu: share of a GPU (0.5, "500m"), or whole GPUs (2).
+            gpu_memory: per GPU, such as "4Gi"; left out, the same share as `gpu`.
+            cpu: such as "500m" or 2.
+            memory: such as "1Gi".
+            min: least replicas.
+            max: most replicas.
+            isolation: "dedicated" (a process of its own) or "pooled" (shared with the tenant's other small models).
+            features: `{"entity": {join key: input}, "deadline_ms": 50, "on_miss": "fail"}`.
+            traffic: percent by version, such as {1: 90, 2: 10}.
+            wait: wait until a replica answers.
+            timeout_s: how long to wait.
+
+        Raises:
+            InvalidQuantity: naming the argument.
+            WaitTimedOut: with the replicas' states and reasons.
+            MoorageApiError: the registry refused.
+        """
+        name = model.model if isinstance(model, Version) else model
+        number = model.version if isinstance(model, Version) else version or self._latest(name)
+        wanted = version_spec(
+            number, resources_spec(gpu, gpu_memory, cpu, memory), least=min, most=max, isolation=isolation
+        )
+        spec = with_version(self.registry.deployment(name), wanted)
+        if traffic is not None:
+            spec["traffic"] = traffic_spec(traffic)
+        if features is not None:
+            spec["features"] = dict(features)
+        self.registry.put_deployment(name, spec)
+        self._progress(f"{name}: version {number} is being deployed")
+        endpoint = self.endpoint(name)
+        if wait and min > 0:
+            wait_until_ready(self.registry, self._inference, name, number, timeout_s=timeout_s, progress=self._progress)
+        return endpoint
+
+    def _latest(self, name: str) -> int:
+        usable = [found.version for found in self.registry.versions(name) if found.state != "rejected"]
+        if not usable:
+            raise MoorageApiError(404, "not_found", f"model {name} has no version that can be deployed; push one")
+        return usable[-1]
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The URL of a model and calls to it."""
+        if not self._to_router.base_url:
+            raise NotConfigured("MOORAGE_ROUTER is not set; set it, or run: moorage login")
+        return Endpoint(name=name, url=f"{self._to_router.base_url}/v2/models/{name}", inference=self._inference)
+
+    def apply(self, manifest: Manifest, *, dry_run: bool = False) -> list[Change]:
+        """Make the deployment as declared; returns what changed (with `dry_run`, would), empty for nothing."""
+        spec = manifest.spec()
+        changes = self.registry.deployment_changes(manifest.model, spec)
+        if changes and not dry_run:
+            self.registry.put_deployment(manifest.model, spec)
+        return changes
+
+    def set_traffic(self, name: str, weights: Mapping[int, float]) -> Traffic:
+        """Split the traffic by percent, such as {1: 90, 2: 10}."""
+        return self.registry.put_traffic(name, traffic_spec(weights))
+
+    def infer(self, name: str, inputs: Any, *, version: int | None = None, raw: bool = False) -> Any:
+        """Ask a model.
+
+        Args:
+            name: the model.
+            inputs: a mapping of input names to arrays, a DataFrame, or for a model of one input its array; a V2
+                request (a mapping with `inputs`) is sent as it is.
+            version: ask this version, whatever the traffic.
+            raw: return the Open Inference Protocol's answer instead of arrays.
+
+        Returns:
+            Arrays by output name.
+
+        Raises:
+            MoorageApiError: the platform refused; `retry_after` says when to try again, where it helps.
+        """
+        return self._inference.infer(name, inputs, version=version, raw=raw)
+
+    def usage(self, *, by: str = "model,version", start: str | None = None, end: str | None = None) -> dict[str, Any]:
+        """`{rows, total}`: requests, errors, rows, bytes and busy time, grouped by model, version, key or hour."""
+        return self.registry.usage(by.split(","), start=start, end=end)
+
+    def events(self, *, follow: bool = False, after: str | None = None) -> Iterator[CloudEvent]:
+        """The tenant's events, oldest first; with `follow` for ever, over lost connections and none twice."""
+        last = after
+        while True:
+            try:
+                for event in self.registry.events(follow=follow, after=last):
+                    yield event
+                    last = event.id
+            except MoorageApiError as error:
+                if not follow or error.code != "unreachable" or last is None:
+                    raise
+            if not follow:
+                return
+            time.sleep(1.0)
+
+    def close(self) -> None:
+        self._to_registry.close()
+        self._to_router.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

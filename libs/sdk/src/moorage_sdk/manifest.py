@@ -1,0 +1,194 @@
+"""Manifests of `moorage apply -f`: YAML documents, one a model, strict about every field."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from moorage_common.contracts.desired import Isolation
+from moorage_common.contracts.names import NAME_MAX, is_name
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moorage_sdk.errors import InvalidManifest, InvalidQuantity
+from moorage_sdk.spec import Json, resources_spec, traffic_spec, version_spec
+
+_SHORTHAND = ("version", "resources", "scaling", "isolation")
+_UNION_STEPS = frozenset({"int", "float", "str", "literal['latest']"})
+"""What pydantic adds to a place for each alternative of a union."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ResourcesPart(_Part):
+    """`{gpu: 0.5, gpu_memory: 4Gi, cpu: 500m, memory: 1Gi}`; left out is the platform's default."""
+
+    gpu: str | int | float = 0
+    gpu_memory: str | int | float | None = None
+    cpu: str | int | float | None = None
+    memory: str | int | float | None = None
+
+
+class ScalingPart(_Part):
+    """Replicas of a version: at least `min`, at most `max`."""
+
+    min: int = Field(default=1, ge=0)
+    max: int | None = Field(default=None, ge=1)
+    target_in_flight: int | None = Field(default=None, ge=1)
+
+
+class VersionPart(_Part):
+    """One version that the deployment holds."""
+
+    version: int | Literal["latest"] = "latest"
+    resources: ResourcesPart = ResourcesPart()
+    scaling: ScalingPart = ScalingPart()
+    isolation: Isolation = "dedicated"
+
+    def spec(self) -> Json:
+        asked = self.resources
+        return version_spec(
+            self.version,
+            resources_spec(asked.gpu, asked.gpu_memory, asked.cpu, asked.memory),
+            least=self.scaling.min,
+            most=self.scaling.max if self.scaling.max is not None else max(1, self.scaling.min),
+            target_in_flight=self.scaling.target_in_flight,
+            isolation=self.isolation,
+        )
+
+
+class TrafficPart(_Part):
+    """`{version: 1, weight: 90}`, in percent."""
+
+    version: int | Literal["latest"]
+    weight: float
+
+
+class FeaturesPart(_Part):
+    """How features are joined: for each entity join key, the input that carries it."""
+
+    entity: dict[str, str] = Field(min_length=1)
+    deadline_ms: int = Field(default=50, ge=1)
+    on_miss: Literal["fail", "default"] = "fail"
+    default: float = 0.0
+
+
+class Manifest(_Part):
+    """What one document declares of one model. Without `traffic`, the traffic stays as it is."""
+
+    model: str
+    versions: list[VersionPart] = Field(min_length=1)
+    traffic: list[TrafficPart] | None = None
+    features: FeaturesPart | None = None
+    deadline_ms: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_shorthand(cls, found: Any) -> Any:
+        """`{model, version, resources, ...}` is a deployment of a single version."""
+        if not isinstance(found, dict) or "versions" in found:
+            return found
+        single = {key: found[key] for key in _SHORTHAND if key in found}
+        rest = {key: value for key, value in found.items() if key not in _SHORTHAND}
+        return {**rest, "versions": [single]}
+
+    def spec(self) -> Json:
+        """The body of `PUT /v1/deployments/{model}`."""
+        spec: Json = {"versions": [part.spec() for part in self.versions]}
+        if self.traffic is not None:
+            spec["traffic"] = traffic_spec([(arm.version, arm.weight) for arm in self.traffic])
+        if self.features is not None:
+            spec["features"] = self.features.model_dump()
+        if self.deadline_ms is not None:
+            spec["deadline_ms"] = self.deadline_ms
+        return spec
+
+
+_PARTS: dict[str, type[_Part]] = {
+    "versions": VersionPart,
+    "resources": ResourcesPart,
+    "scaling": ScalingPart,
+    "traffic": TrafficPart,
+    "features": FeaturesPart,
+}
+
+
+def _fields_at(place: tuple[int | str, ...]) -> list[str]:
+    """Fields that are valid where an unknown one stands at `place`."""
+    names = [str(step) for step in place[:-1] if not isinstance(step, int)]
+    if not names:
+        return [*Manifest.model_fields, *_SHORTHAND]
+    part = _PARTS.get(names[-1])
+    return list(part.model_fields) if part else []
+
+
+def _unknown_field(place: tuple[int | str, ...]) -> str:
+    name, known = str(place[-1]), _fields_at(place)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+    return f"unknown field; {hint}"
+
+
+def _explain(error: ValidationError, written: dict[str, Any]) -> str:
+    texts: dict[str, list[str]] = {}
+    for problem in error.errors():
+        place = problem["loc"]
+        text = _unknown_field(place) if problem["type"] == "extra_forbidden" else problem["msg"]
+        if "versions" not in written and place[:2] == ("versions", 0):
+            place = place[2:]
+        where = ".".join(str(step) for step in place if step not in _UNION_STEPS)
+        texts.setdefault(where, []).append(text)
+    return "; ".join(f"{where}: {', or '.join(alternatives)}" for where, alternatives in texts.items())
+
+
+def _parse_one(written: Any, source: str) -> Manifest:
+    if not isinstance(written, dict):
+        raise InvalidManifest(f"{source}: a manifest is a mapping that begins with `model: <name>`")
+    if "versions" in written and (both := [key for key in _SHORTHAND if key in written]):
+        raise InvalidManifest(f"{source}: {', '.join(both)}: belongs into `versions`, or leave `versions` out")
+    try:
+        manifest = Manifest.model_validate(written)
+        manifest.spec()
+    except ValidationError as error:
+        raise InvalidManifest(f"{source}: {_explain(error, written)}") from error
+    except (InvalidQuantity, InvalidManifest) as error:
+        raise InvalidManifest(f"{source}: {error}") from error
+    if not is_name(manifest.model):
+        raise InvalidManifest(
+            f"{source}: model: {manifest.model!r} is not a name: lower-case letters, digits and single inner hyphens, "
+            f"at most {NAME_MAX} characters"
+        )
+    return manifest
+
+
+def parse_manifests(text: str, source: str = "manifest") -> list[Manifest]:
+    """Every document of `text`, in order; `source` begins each error's text.
+
+    Raises:
+        InvalidManifest: no YAML, an unknown field (with the closest valid one), a value of the wrong form.
+    """
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise InvalidManifest(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    if not documents:
+        raise InvalidManifest(f"{source} is empty")
+    several = len(documents) > 1
+    return [
+        _parse_one(document, f"{source}, document {number}" if several else source)
+        for number, document in enumerate(documents, start=1)
+    ]
+
+
+def read_manifests(path: Path) -> list[Manifest]:
+    """`parse_manifests` of a file.
+
+    Raises:
+        InvalidManifest: also when the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidManifest(f"{path} cannot be read: {error}") from error
+    return parse_manifests(text, str(path))

@@ -1,0 +1,84 @@
+"""scikit-learn estimators and Pipelines: skops, or ONNX through skl2onnx."""
+
+from typing import Any
+
+from moorage_runtime.libraries import libraries
+from moorage_runtime.signature import INPUT, example_answers
+
+from moorage_sdk.errors import ModelRefused
+from moorage_sdk.models.prepared import Prepared
+from moorage_sdk.models.signature import signature_of, stand_in
+
+_ONNX_OUTPUTS = {"label": "predict", "probabilities": "predict_proba", "variable": "predict"}
+"""Outputs of skl2onnx's graphs and the methods that they are."""
+
+
+def as_skops(estimator: Any, example: Any) -> Prepared:
+    """The estimator as it is, in a format that holds no code."""
+    from skops import io as skops_io  # noqa: PLC0415 - loads scikit-learn
+
+    signature = signature_of(estimator, stand_in(estimator) if example is None else example)
+    return Prepared(
+        format="skops",
+        content=skops_io.dumps(estimator),
+        signature=signature,
+        libraries=libraries("skops"),
+        answer=lambda given: example_answers(estimator, given, signature),
+    )
+
+
+def _rename_outputs(graph: Any) -> None:
+    """Call the graph's outputs as the estimator's methods are called."""
+    renamed = {output.name: _ONNX_OUTPUTS.get(output.name, output.name) for output in graph.output}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for at, name in enumerate(names):
+                names[at] = renamed.get(name, name)
+    for output in graph.output:
+        output.name = renamed[output.name]
+
+
+def _converted(estimator: Any, inputs: list[Any]) -> bytes:
+    """skl2onnx's graph of the estimator, numbers as FP32."""
+    try:
+        import skl2onnx  # noqa: PLC0415 - optional
+        from skl2onnx.common.data_types import FloatTensorType, StringTensorType  # noqa: PLC0415
+    except ImportError:
+        raise ModelRefused("format='onnx' needs skl2onnx; run: pip install 'moorage-sdk[models]'") from None
+    from sklearn.base import is_classifier  # noqa: PLC0415 - loads scikit-learn
+
+    types = []
+    for spec in inputs:
+        kind = StringTensorType if spec.datatype == "BYTES" else FloatTensorType
+        types.append((spec.name, kind([None, *(spec.shape[1:] or [1])])))
+    options = {"zipmap": False} if is_classifier(estimator) else None
+    try:
+        model = skl2onnx.convert_sklearn(estimator, initial_types=types, options=options)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise ModelRefused(f"skl2onnx cannot convert the estimator: {text}; push it as skops instead") from error
+    _rename_outputs(model.graph)
+    return bytes(model.SerializeToString())
+
+
+def as_onnx(estimator: Any, example: Any) -> Prepared:
+    """The estimator converted; its answers must be the estimator's own to the precision of FP32.
+
+    Raises:
+        ModelRefused: skl2onnx is not installed or knows no conversion.
+    """
+    from moorage_sdk.models.graphs import graph_signature  # noqa: PLC0415 - loads onnxruntime
+
+    own = signature_of(estimator, stand_in(estimator) if example is None else example)
+    content = _converted(estimator, own.inputs)
+    signature = graph_signature(content)
+    if own.inputs[0].name == INPUT and own.inputs[0].columns:
+        named = signature.inputs[0].model_copy(update={"columns": own.inputs[0].columns})
+        signature = signature.model_copy(update={"inputs": [named]})
+    return Prepared(
+        format="onnx",
+        content=content,
+        signature=signature,
+        libraries=libraries("onnx") | libraries("skops"),
+        answer=lambda given: example_answers(estimator, given, own),
+    )

@@ -1,0 +1,92 @@
+"""Torch modules, exported to ONNX with a parity check. torch is imported here alone, and only for a torch module."""
+
+import inspect
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from moorage_runtime.libraries import libraries
+from moorage_runtime.v2 import Array
+
+from moorage_sdk.errors import ModelRefused
+from moorage_sdk.models.graphs import graph_signature
+from moorage_sdk.models.prepared import Prepared
+
+_INSTALL = "exporting a torch module needs torch and onnxscript; run: pip install 'moorage-sdk[torch]'"
+
+
+def _named(module: Any, example: Any) -> dict[str, Array]:
+    """The example by the names of `forward`'s parameters."""
+    if isinstance(example, Mapping):
+        return {str(name): np.asarray(value) for name, value in example.items()}
+    first = next(iter(inspect.signature(module.forward).parameters), "input")
+    return {first: np.asarray(example)}
+
+
+def _outputs(found: Any) -> dict[str, Array]:
+    """A module's answer by output name: `predict`, or `output_0`, `output_1`, ... of a tuple."""
+    if isinstance(found, Mapping):
+        return {str(name): tensor.numpy() for name, tensor in found.items()}
+    if isinstance(found, (tuple, list)):
+        return {f"output_{at}": tensor.numpy() for at, tensor in enumerate(found)}
+    return {"predict": found.numpy()}
+
+
+def from_module(module: Any, example: Any) -> Prepared:
+    """Export `module`, in evaluation mode and on the CPU, with a free first dimension.
+
+    Raises:
+        ModelRefused: no example, torch or onnxscript is not there, or the exporter fails.
+    """
+    if example is None:
+        raise ModelRefused("a torch module is exported by running it; give an example: example=x[:8]")
+    try:
+        import onnxscript  # type: ignore[import-not-found,unused-ignore]  # noqa: F401, PLC0415 - optional
+        import torch  # noqa: PLC0415 - optional
+    except ImportError:
+        raise ModelRefused(_INSTALL) from None
+    still = module.eval().cpu()
+
+    def answer(given: Any) -> dict[str, Array]:
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in _named(module, given).items()}
+        with torch.no_grad():
+            return _outputs(still(**tensors))
+
+    arrays = _named(module, example)
+    try:
+        expected = answer(example)
+        content = _export(torch, still, arrays, list(expected))
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise ModelRefused(f"torch cannot run or export the module on the example: {text}") from error
+    return Prepared(
+        format="onnx",
+        content=content,
+        signature=graph_signature(content),
+        libraries=libraries("onnx") | {"torch": str(torch.__version__)},
+        answer=answer,
+    )
+
+
+def _export(torch: Any, module: Any, arrays: dict[str, Array], outputs: list[str]) -> bytes:
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    batch = torch.export.Dim("batch")
+    with tempfile.TemporaryDirectory(prefix="moorage-") as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(directory) / "model.onnx"
+        torch.onnx.export(
+            module,
+            (),
+            str(path),
+            kwargs=tensors,
+            input_names=list(tensors),
+            output_names=outputs,
+            dynamic_shapes={name: {0: batch} for name in tensors},
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        return path.read_bytes()

@@ -1,0 +1,153 @@
+"""The registry's REST interface, one method a route."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from moorage_common.contracts.events import CloudEvent
+
+from moorage_sdk.answers import Change, DeploymentStatus, Traffic, Version
+from moorage_sdk.errors import MoorageApiError
+from moorage_sdk.spec import Json
+from moorage_sdk.transport import Transport
+
+
+def _rows(answer: Any, name: str) -> list[Any]:
+    rows = answer[name]
+    assert isinstance(rows, list)  # noqa: S101 - the registry's contract
+    return rows
+
+
+def _part(name: str) -> str:
+    return quote(name, safe="")
+
+
+class RegistryApi:
+    """Desired state, catalogue, keys and ledger of one tenant. Every method may raise `MoorageApiError`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._http = transport
+
+    def whoami(self) -> Json:
+        """`{tenant, kid, scopes}` of the key."""
+        return dict(self._http.json("GET", "/v1/whoami"))
+
+    # tenants and keys
+
+    def create_tenant(self, name: str, limits: Mapping[str, Any] | None = None) -> Json:
+        body = {"name": name, **({"limits": dict(limits)} if limits else {})}
+        return dict(self._http.json("POST", "/v1/tenants", json=body))
+
+    def tenants(self) -> list[Json]:
+        return _rows(self._http.json("GET", "/v1/tenants"), "tenants")
+
+    def create_key(self, scopes: list[str], *, environment: str = "live", expires_in_s: float | None = None) -> Json:
+        """A new key; its text, under `key`, is shown this once."""
+        body: Json = {"scopes": scopes, "environment": environment}
+        if expires_in_s is not None:
+            body["expires_in_s"] = expires_in_s
+        return dict(self._http.json("POST", "/v1/keys", json=body))
+
+    def keys(self) -> list[Json]:
+        return _rows(self._http.json("GET", "/v1/keys"), "keys")
+
+    def revoke_key(self, kid: str) -> None:
+        self._http.request("DELETE", f"/v1/keys/{_part(kid)}")
+
+    # artifacts and versions
+
+    def has_artifact(self, digest: str) -> bool:
+        try:
+            self._http.request("HEAD", f"/v1/artifacts/{digest}")
+        except MoorageApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def upload_artifact(self, digest: str, content: bytes) -> None:
+        headers = {"content-type": "application/octet-stream"}
+        self._http.request("PUT", f"/v1/artifacts/{digest}", content=content, headers=headers)
+
+    def create_version(self, model: str, body: Json) -> Version:
+        return Version.model_validate(self._http.json("POST", f"/v1/models/{_part(model)}/versions", json=body))
+
+    def version(self, model: str, version: int) -> Version:
+        return Version.model_validate(self._http.json("GET", f"/v1/models/{_part(model)}/versions/{version}"))
+
+    def versions(self, model: str) -> list[Version]:
+        """Every version of the model, oldest first."""
+        rows = _rows(self._http.json("GET", f"/v1/models/{_part(model)}/versions"), "versions")
+        return sorted((Version.model_validate(row) for row in rows), key=lambda found: found.version)
+
+    def models(self) -> list[Json]:
+        return _rows(self._http.json("GET", "/v1/models"), "models")
+
+    # deployments
+
+    def deployments(self) -> list[Json]:
+        return _rows(self._http.json("GET", "/v1/deployments"), "deployments")
+
+    def deployment(self, model: str) -> Json | None:
+        """The deployment as it stands, or None where there is none."""
+        try:
+            return dict(self._http.json("GET", f"/v1/deployments/{_part(model)}"))
+        except MoorageApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def put_deployment(self, model: str, spec: Json) -> Json:
+        return dict(self._http.json("PUT", f"/v1/deployments/{_part(model)}", json=spec))
+
+    def deployment_changes(self, model: str, spec: Json) -> list[Change]:
+        """What `put_deployment` would change; nothing is written."""
+        answer = self._http.json("PUT", f"/v1/deployments/{_part(model)}", json=spec, params={"dry_run": "true"})
+        return [Change.model_validate(row) for row in _rows(answer, "changes")]
+
+    def delete_deployment(self, model: str) -> None:
+        self._http.request("DELETE", f"/v1/deployments/{_part(model)}")
+
+    def traffic(self, model: str) -> Traffic:
+        return Traffic.model_validate(self._http.json("GET", f"/v1/deployments/{_part(model)}/traffic"))
+
+    def put_traffic(self, model: str, arms: list[Json], revision: int | None = None) -> Traffic:
+        """Set the arms; with `revision`, only if that is still the current one (else 409)."""
+        body: Json = {"arms": arms}
+        if revision is not None:
+            body["revision"] = revision
+        return Traffic.model_validate(self._http.json("PUT", f"/v1/deployments/{_part(model)}/traffic", json=body))
+
+    def status(self, model: str) -> DeploymentStatus:
+        return DeploymentStatus.model_validate(self._http.json("GET", f"/v1/deployments/{_part(model)}/status"))
+
+    def logs(self, model: str) -> list[str]:
+        """The last lines of the model's hosts, oldest first."""
+        return _rows(self._http.json("GET", f"/v1/deployments/{_part(model)}/logs"), "lines")
+
+    # ledger and events
+
+    def usage(self, by: list[str], *, start: str | None = None, end: str | None = None) -> Json:
+        """`{rows, total}`, sums grouped by any of model, version, key and hour; times are RFC 3339."""
+        params = {"by": ",".join(by)}
+        if start:
+            params["from"] = start
+        if end:
+            params["to"] = end
+        return dict(self._http.json("GET", "/v1/usage", params=params))
+
+    def events(self, *, follow: bool, after: str | None = None) -> Iterator[CloudEvent]:
+        """The tenant's events after the one with id `after`; with `follow`, also those still to come.
+
+        Ends when the connection does: call again with the last event's id to go on.
+        """
+        headers = {"last-event-id": after} if after else {}
+        data: list[str] = []
+        with self._http.lines("/v1/events", params={"follow": str(follow).lower()}, headers=headers) as lines:
+            for line in lines:
+                if line.startswith("data:"):
+                    data.append(line[5:].removeprefix(" "))
+                elif not line and data:
+                    yield CloudEvent.model_validate(json.loads("\n".join(data)))
+                    data = []
