@@ -6,6 +6,7 @@ from moorage_common.contracts.model import Contract
 
 EventType = Literal[
     "tenant.created",
+    "tenant.changed",
     "key.created",
     "key.revoked",
     "version.uploaded",

@@ -1,0 +1,96 @@
+"""The one place where it is decided who may ask for what. A route without a rule is refused when the app is made."""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, APIRouter
+from moorage_common.contracts.names import TenantId
+from moorage_common.errors import Forbidden, Unauthenticated
+
+from moorage_registry.deps import Registry, RegistryDep
+from moorage_registry.keys.scopes import ADMIN
+from moorage_registry.keys.service import Principal, authenticate
+from moorage_registry.tenants.repository import TenantRepository
+from moorage_registry.tenants.service import existing
+
+ANY_KEY = "any key"
+"""The rule of routes that every good key may use, for its own tenant's things."""
+SIGNED_URL = "signed URL"
+"""The rule of routes that take a signature in place of a key."""
+
+_RULE = "moorage_rule"
+
+
+async def bearer(registry: Registry, authorization: str | None, acting_for: str | None) -> Principal:
+    """Who asks. An operator may name the tenant to act for.
+
+    Raises Unauthenticated, Forbidden; NotFound when an operator names a tenant that there is none of.
+    """
+    scheme, _, key = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        message = "send an API key as 'Authorization: Bearer mrg_...'"
+        raise Unauthenticated(message, code="key_missing")
+    async with registry.db.read() as session:
+        principal = await authenticate(session, registry.pepper, key.strip(), registry.clock())
+        if acting_for is None or acting_for == principal.tenant:
+            return principal
+        if not principal.is_admin:
+            message = f"only a {ADMIN} key may act for another tenant; leave out the header Moorage-Tenant"
+            raise Forbidden(message, code="foreign_tenant")
+        await existing(TenantRepository(session), TenantId(acting_for))
+    return Principal(TenantId(acting_for), principal.kid, principal.scopes)
+
+
+def require(scope: str) -> Any:
+    """A dependency that yields the Principal, where its key carries `scope` (or is an operator's)."""
+
+    async def principal(
+        registry: RegistryDep,
+        authorization: Annotated[str | None, Header()] = None,
+        moorage_tenant: Annotated[str | None, Header()] = None,
+    ) -> Principal:
+        found = await bearer(registry, authorization, moorage_tenant)
+        if scope != ANY_KEY and not found.may(scope):
+            message = f"this needs a key with the scope {scope}; yours has {', '.join(found.scopes)}"
+            raise Forbidden(message, code="scope_missing")
+        return found
+
+    return Depends(_ruled(principal, scope))
+
+
+def signed_url() -> Any:
+    """A dependency that passes only requests whose URL this registry signed: artifacts, for replica hosts."""
+
+    def check(registry: RegistryDep, request: Request, expires: int, signature: str) -> None:
+        path = request.path_params
+        registry.urls.check(path["tenant"], path["digest"], expires, signature, registry.clock())
+
+    return Depends(_ruled(check, SIGNED_URL))
+
+
+def _ruled(dependency: Callable[..., Any], rule: str) -> Callable[..., Any]:
+    setattr(dependency, _RULE, rule)
+    return dependency
+
+
+def rules_of(route: APIRoute) -> list[str]:
+    """The rules that a request must pass to reach the route."""
+
+    def walk(dependant: Dependant) -> Iterable[str]:
+        for dependency in dependant.dependencies:
+            rule = getattr(dependency.call, _RULE, None)
+            if rule is not None:
+                yield rule
+            yield from walk(dependency)
+
+    return list(walk(route.dependant))
+
+
+def check_rules(router: APIRouter) -> None:
+    """Raises RuntimeError naming the first route that has no rule, or more than one."""
+    for route in router.routes:
+        if not isinstance(route, APIRoute) or len(rules_of(route)) != 1:
+            message = f"{route} must have exactly one access rule"
+            raise RuntimeError(message)

@@ -1,0 +1,1 @@
+"""Deployments, their traffic, and what is known of their replicas."""

@@ -1,0 +1,168 @@
+"""What is said about deployments and traffic over HTTP."""
+
+from typing import Any, Literal
+
+from moorage_common.contracts.desired import Isolation, ReplicaStatus, Resources
+from moorage_common.contracts.routes import Arm, FeatureJoin, Role
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from moorage_registry.instants import Instant
+
+WHOLE_BP = 10_000
+VERSIONS_MAX = 16
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ResourcesSpec(Resources):
+    """Resources as asked for: a misspelt field is refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="after")
+    def _whole_devices(self) -> "ResourcesSpec":
+        if self.devices > 1 and self.gpu_milli != 1000:
+            message = "several devices are whole ones: set gpu_milli to 1000, or devices to 1"
+            raise ValueError(message)
+        return self
+
+
+class Scaling(_Strict):
+    """Replicas of a version: `min` to `max`, by requests in flight a replica."""
+
+    min: int = Field(default=1, ge=0, le=1000)
+    max: int = Field(default=1, ge=1, le=1000)
+    target_in_flight: int = Field(default=8, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Scaling":
+        if self.min > self.max:
+            message = f"min ({self.min}) is more than max ({self.max})"
+            raise ValueError(message)
+        return self
+
+
+class VersionSpec(_Strict):
+    version: int | Literal["latest"]
+    resources: ResourcesSpec = ResourcesSpec()
+    scaling: Scaling = Scaling()
+    isolation: Isolation = "dedicated"
+    capacity_share_bp: int = Field(default=WHOLE_BP, ge=0, le=WHOLE_BP)
+
+
+class FeaturesSpec(_Strict):
+    """For each entity join key, the request input that carries it."""
+
+    entity: dict[str, str] = Field(min_length=1, max_length=16)
+    deadline_ms: int = Field(default=50, ge=1, le=60_000)
+    on_miss: Literal["fail", "default"] = "fail"
+    default: float = 0.0
+
+    def join(self) -> FeatureJoin:
+        return FeatureJoin(
+            entities=self.entity, deadline_ms=self.deadline_ms, on_miss=self.on_miss, default=self.default
+        )
+
+
+class ArmSpec(_Strict):
+    """A version's share, as `weight_bp` (basis points) or `weight` (percent)."""
+
+    version: int | Literal["latest"]
+    weight_bp: int | None = Field(default=None, ge=0, le=WHOLE_BP)
+    weight: float | None = Field(default=None, ge=0, le=100)
+    role: Role = "stable"
+
+    @model_validator(mode="after")
+    def _one_weight(self) -> "ArmSpec":
+        if (self.weight_bp is None) == (self.weight is None):
+            message = "give either weight_bp (basis points, 10000 is all) or weight (percent)"
+            raise ValueError(message)
+        return self
+
+    @property
+    def basis_points(self) -> int:
+        if self.weight_bp is not None:
+            return self.weight_bp
+        return round((self.weight or 0.0) * 100)
+
+
+class DeploymentSpec(_Strict):
+    """Body of `PUT /v1/deployments/{model}`. Without `traffic`, the traffic stays as it is."""
+
+    versions: list[VersionSpec] = Field(min_length=1, max_length=VERSIONS_MAX)
+    traffic: list[ArmSpec] | None = Field(default=None, min_length=1, max_length=VERSIONS_MAX)
+    features: FeaturesSpec | None = None
+    deadline_ms: int = Field(default=30_000, ge=1, le=600_000)
+
+
+class PlacedVersion(VersionSpec):
+    """A version of a revision: its number is settled."""
+
+    version: int
+
+
+class Revision(BaseModel):
+    """What a deployment is at one revision, traffic apart."""
+
+    versions: list[PlacedVersion]
+    features: FeaturesSpec | None = None
+    deadline_ms: int = 30_000
+
+    def numbers(self) -> list[int]:
+        return [v.version for v in self.versions]
+
+
+class Traffic(BaseModel):
+    """`owner` is `manual`, or `rollout:<id>` while a rollout moves the weights."""
+
+    revision: int
+    owner: str
+    arms: list[Arm]
+
+
+class TrafficChange(_Strict):
+    """Body of `PUT /v1/deployments/{model}/traffic`; with `revision`, only if that is still the current one."""
+
+    arms: list[ArmSpec] = Field(min_length=1, max_length=VERSIONS_MAX)
+    revision: int | None = None
+
+
+class Deployment(BaseModel):
+    model: str
+    revision: int
+    versions: list[PlacedVersion]
+    features: FeaturesSpec | None
+    deadline_ms: int
+    traffic: Traffic
+    created_at: Instant
+    updated_at: Instant
+
+
+class DeploymentList(BaseModel):
+    deployments: list[Deployment]
+
+
+class Change(BaseModel):
+    """One line of a dry run: what stands at `path` and what would."""
+
+    path: str
+    before: Any = Field(serialization_alias="from")
+    after: Any = Field(serialization_alias="to")
+
+
+class Changes(BaseModel):
+    changes: list[Change]
+
+
+class DeploymentStatus(BaseModel):
+    """What runs, as the scheduler last reported: replicas, and how many of each version are ready."""
+
+    replicas: list[ReplicaStatus]
+    ready: dict[int, int]
+    url: str
+
+
+class Logs(BaseModel):
+    lines: list[str]

@@ -1,0 +1,278 @@
+"""Deployments: what runs of a model, and how its traffic is split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moorage_common.contracts.names import TenantId
+from moorage_common.contracts.routes import Arm
+from moorage_common.errors import Conflict, NotFound, Unprocessable
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from moorage_registry.catalog.repository import CatalogRepository
+from moorage_registry.catalog.service import no_model
+from moorage_registry.catalog.tables import ModelRow, VersionRow
+from moorage_registry.deployments import plan
+from moorage_registry.deployments.models import (
+    Change,
+    Deployment,
+    DeploymentSpec,
+    FeaturesSpec,
+    Revision,
+    Traffic,
+    TrafficChange,
+)
+from moorage_registry.deployments.repository import DeploymentRepository
+from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow
+from moorage_registry.tenants.repository import TenantRepository
+from moorage_registry.work import Work
+
+
+def no_deployment(model: str) -> NotFound:
+    return NotFound(f"{model} is not deployed; PUT /v1/deployments/{model} deploys it", code="deployment_not_found")
+
+
+def traffic_of(row: TrafficRow) -> Traffic:
+    return Traffic(revision=row.revision, owner=row.owner, arms=[Arm.model_validate(arm) for arm in row.arms])
+
+
+@dataclass(frozen=True)
+class DeploymentReader:
+    """What a tenant's deployments are."""
+
+    session: AsyncSession
+    tenant: TenantId
+
+    async def get(self, model: str) -> Deployment:
+        """Raises NotFound."""
+        return await self.told(await self.live(model))
+
+    async def all(self) -> list[Deployment]:
+        return [await self.told(row) for row in await DeploymentRepository(self.session).all(self.tenant)]
+
+    async def traffic(self, model: str) -> Traffic:
+        """Raises NotFound."""
+        await self.live(model)
+        return traffic_of(await DeploymentRepository(self.session).traffic(self.tenant, model))
+
+    async def live(self, model: str) -> DeploymentRow:
+        """The row of a deployment that is not deleted. Raises NotFound."""
+        row = await DeploymentRepository(self.session).get(self.tenant, model)
+        if row is None or row.deleted:
+            raise no_deployment(model)
+        return row
+
+    async def told(self, row: DeploymentRow) -> Deployment:
+        rows = DeploymentRepository(self.session)
+        revision = await rows.revision(self.tenant, row)
+        return Deployment(
+            model=row.model,
+            revision=row.revision,
+            versions=revision.versions,
+            features=revision.features,
+            deadline_ms=revision.deadline_ms,
+            traffic=traffic_of(await rows.traffic(self.tenant, row.model)),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What applying a spec comes to. `row` is None where the model was never deployed."""
+
+    owner: ModelRow
+    row: DeploymentRow | None
+    traffic: TrafficRow | None
+    before: Revision | None
+    after: Revision
+    arms_before: list[Arm]
+    arms_after: list[Arm]
+
+    def changes(self) -> list[Change]:
+        told = plan.comparable(self.before, self.arms_before)
+        return plan.differences(told, plan.comparable(self.after, self.arms_after))
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Decides what a spec comes to, changing nothing."""
+
+    session: AsyncSession
+    tenant: TenantId
+
+    async def plan(self, model: str, spec: DeploymentSpec, *, lock: bool) -> Planned:
+        """Raises NotFound, Conflict, Unprocessable.
+
+        Args:
+            lock: hold the model's row until the transaction ends, to write what was planned.
+        """
+        catalog, rows = CatalogRepository(self.session), DeploymentRepository(self.session)
+        owner = await catalog.model(self.tenant, model, lock=lock)
+        if owner is None:
+            raise no_model(model)
+        versions = await catalog.versions(self.tenant, model)
+        states = {v.number: v.state for v in versions}
+        after = plan.settle(spec, model, states)
+        _check_features(after.features, [v for v in versions if v.number in after.numbers()])
+        await self._check_gpu(model, after)
+        row = await rows.get(self.tenant, model)
+        traffic = await rows.traffic(self.tenant, model) if row is not None else None
+        before = await rows.revision(self.tenant, row) if row is not None and not row.deleted else None
+        arms_before = traffic_of(traffic).arms if traffic is not None else []
+        if traffic is not None:
+            _check_owner(model, traffic, spec, after)
+        if spec.traffic is not None:
+            arms_after = plan.settle_arms(spec.traffic, model, states, after.numbers())
+        else:
+            arms_after = plan.kept_arms(arms_before, after.numbers())
+        return Planned(owner, row, traffic, before, after, arms_before, arms_after)
+
+    async def _check_gpu(self, model: str, after: Revision) -> None:
+        """Raises Unprocessable when the least that the tenant's deployments need is more than its share."""
+        tenant = await TenantRepository(self.session).get(self.tenant)
+        if tenant is None:
+            return
+        current = await DeploymentRepository(self.session).current(self.tenant) | {model: after}
+        least = sum(_least_gpu_milli(revision) for revision in current.values())
+        if least > tenant.gpu_milli:
+            message = (
+                f"this tenant's deployments would need at least {least / 1000:g} GPU and its share is "
+                f"{tenant.gpu_milli / 1000:g}; lower scaling.min or resources, or ask the operator for more"
+            )
+            raise Unprocessable(message, code="gpu_quota")
+
+
+def _least_gpu_milli(revision: Revision) -> int:
+    return sum(v.scaling.min * v.resources.gpu_milli * v.resources.devices for v in revision.versions)
+
+
+def _check_owner(model: str, traffic: TrafficRow, spec: DeploymentSpec, after: Revision) -> None:
+    if traffic.owner == plan.MANUAL:
+        return
+    used = {int(arm["version"]) for arm in traffic.arms}
+    if spec.traffic is not None or not used <= set(after.numbers()):
+        raise _owned(model, traffic.owner)
+
+
+def _owned(model: str, owner: str) -> Conflict:
+    message = f"{owner} of {model} owns the traffic while it runs; abort it first, or wait until it is done"
+    return Conflict(message, code="traffic_owned")
+
+
+def _check_features(features: FeaturesSpec | None, versions: Sequence[VersionRow]) -> None:
+    needed = {entity for v in versions for entity in v.feature_entities}
+    mapped = set(features.entity) if features is not None else set()
+    if needed - mapped:
+        names = ", ".join(sorted(needed - mapped))
+        message = f"these versions join features by {names}: map each to an input under features.entity"
+        raise Unprocessable(message, code="features_not_mapped")
+    if mapped - needed:
+        names = ", ".join(sorted(mapped - needed))
+        message = f"no version of the deployment joins features by {names}; push one with a feature service, or drop it"
+        raise Unprocessable(message, code="features_not_declared")
+
+
+@dataclass(frozen=True)
+class DeploymentService:
+    """Changes the deployments of the tenant that `work` is for."""
+
+    work: Work
+
+    @property
+    def _rows(self) -> DeploymentRepository:
+        return DeploymentRepository(self.work.session)
+
+    async def apply(self, model: str, spec: DeploymentSpec) -> Deployment:
+        """Make the deployment what `spec` says; an equal spec changes nothing. Raises as `Planner.plan` does."""
+        planned = await Planner(self.work.session, self.work.tenant).plan(model, spec, lock=True)
+        changes = planned.changes()
+        row = planned.row
+        if row is None:
+            row = self._first_rows(model)
+            await self._rows.flush()
+        if planned.before != planned.after:
+            await self._new_revision(row, planned.after, changes)
+        traffic = await self._rows.traffic(self.work.tenant, model)
+        if planned.arms_before != planned.arms_after:
+            self._set_arms(traffic, planned.arms_after)
+        if changes:
+            planned.owner.revision += 1
+            self.work.touch("model", model)
+        await self._rows.flush()
+        return await DeploymentReader(self.work.session, self.work.tenant).told(row)
+
+    async def set_traffic(self, model: str, change: TrafficChange) -> Traffic:
+        """Raises NotFound, Unprocessable; Conflict when a rollout owns it or `revision` has passed."""
+        catalog = CatalogRepository(self.work.session)
+        owner = await catalog.model(self.work.tenant, model, lock=True)
+        row = await DeploymentReader(self.work.session, self.work.tenant).live(model)
+        assert owner is not None  # noqa: S101 - a deployment has a model
+        traffic = await self._rows.traffic(self.work.tenant, model)
+        if traffic.owner != plan.MANUAL:
+            raise _owned(model, traffic.owner)
+        if change.revision is not None and change.revision != traffic.revision:
+            message = (
+                f"the traffic of {model} is at revision {traffic.revision}, not {change.revision}: "
+                "somebody changed it; read it again and decide anew"
+            )
+            raise Conflict(message, code="traffic_changed")
+        states = {v.number: v.state for v in await catalog.versions(self.work.tenant, model)}
+        held = (await self._rows.revision(self.work.tenant, row)).numbers()
+        arms = plan.settle_arms(change.arms, model, states, held)
+        if arms != traffic_of(traffic).arms:
+            self._set_arms(traffic, arms)
+            owner.revision += 1
+            self.work.touch("model", model)
+        return traffic_of(traffic)
+
+    async def delete(self, model: str) -> None:
+        """Stop everything and route nothing. Raises NotFound; Conflict while a rollout runs."""
+        owner = await CatalogRepository(self.work.session).model(self.work.tenant, model, lock=True)
+        row = await DeploymentReader(self.work.session, self.work.tenant).live(model)
+        assert owner is not None  # noqa: S101 - a deployment has a model
+        traffic = await self._rows.traffic(self.work.tenant, model)
+        if traffic.owner != plan.MANUAL:
+            raise _owned(model, traffic.owner)
+        row.deleted = True
+        row.updated_at = self.work.now
+        traffic.arms = []
+        traffic.revision += 1
+        owner.revision += 1
+        self.work.touch("model", model)
+        self.work.happened("deployment.deleted", f"deployments/{model}", row.revision, revision=row.revision)
+
+    def _first_rows(self, model: str) -> DeploymentRow:
+        now = self.work.now
+        row = DeploymentRow(model=model, revision=0, deleted=True, created_at=now, updated_at=now)
+        self._rows.add(self.work.tenant, row)
+        traffic = TrafficRow(model=model, arms=[], stickiness=None, owner=plan.MANUAL, revision=0)
+        self._rows.add(self.work.tenant, traffic)
+        return row
+
+    async def _new_revision(self, row: DeploymentRow, after: Revision, changes: list[Change]) -> None:
+        work = self.work
+        row.revision += 1
+        row.deleted = False
+        row.updated_at = work.now
+        revision = RevisionRow(
+            model=row.model,
+            revision=row.revision,
+            spec=after.model_dump(mode="json"),
+            created_at=work.now,
+            created_by=work.actor,
+        )
+        self._rows.add(work.tenant, revision)
+        paths = [change.path for change in changes]
+        subject = f"deployments/{row.model}"
+        work.happened("deployment.changed", subject, row.revision, revision=row.revision, changed=paths)
+
+    def _set_arms(self, traffic: TrafficRow, arms: list[Arm]) -> None:
+        traffic.arms = [arm.model_dump(mode="json") for arm in arms]
+        traffic.revision += 1
+        self.work.happened(
+            "traffic.changed",
+            f"deployments/{traffic.model}",
+            traffic.revision,
+            revision=traffic.revision,
+            arms=traffic.arms,
+        )

@@ -1,0 +1,117 @@
+"""What routers and schedulers are told of a model: pure functions of its rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from moorage_common.contracts.desired import ArtifactRef, Desired, DesiredVersion, LoadSpec, ValidationRun
+from moorage_common.contracts.names import TenantId
+from moorage_common.contracts.routes import Arm, Route, RouteVersion
+from moorage_common.contracts.tensors import Signature
+
+from moorage_registry.catalog.repository import PENDING
+from moorage_registry.catalog.tables import VersionRow
+from moorage_registry.deployments.models import PlacedVersion, Revision
+from moorage_registry.deployments.plan import share_out
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """All that is known of a model, read in one transaction. `deployed` is None where nothing is deployed."""
+
+    tenant: TenantId
+    model: str
+    revision: int
+    versions: Sequence[VersionRow]
+    sizes: Mapping[str, int]
+    deployed: Revision | None
+    traffic_revision: int
+    arms: Sequence[Arm]
+
+
+def route_of(state: ModelState) -> Route | None:
+    """The route, or None where nothing is deployed.
+
+    Versions that are not ready get no share while others are; where none is ready, the arms stand as they were set,
+    and routers answer that the model is not ready yet.
+    """
+    if state.deployed is None:
+        return None
+    held = set(state.deployed.numbers())
+    rows = [row for row in state.versions if row.number in held and row.state != "rejected"]
+    ready = {row.number for row in rows if row.state == "ready"}
+    return Route(
+        tenant=state.tenant,
+        model=state.model,
+        revision=state.traffic_revision,
+        arms=share_out(state.arms, ready) or list(state.arms),
+        versions=[_route_version(row) for row in rows],
+        deadline_ms=state.deployed.deadline_ms,
+        features=state.deployed.features.join() if state.deployed.features is not None else None,
+    )
+
+
+def _route_version(row: VersionRow) -> RouteVersion:
+    return RouteVersion.model_validate(
+        {
+            "version": row.number,
+            "format": row.format,
+            "signature": row.signature,
+            "feature_service": row.feature_service,
+            "features": row.features,
+        }
+    )
+
+
+def desired_of(state: ModelState, cluster: str, sign: Callable[[TenantId, str], str]) -> Desired | None:
+    """What should run, and what should be validated; None where neither. `sign` makes URLs of artifacts."""
+
+    def artifact(digest: str) -> ArtifactRef:
+        return ArtifactRef(digest=digest, size_bytes=state.sizes.get(digest, 0), url=sign(state.tenant, digest))
+
+    by_number = {row.number: row for row in state.versions}
+    placed = state.deployed.versions if state.deployed is not None else []
+    versions = [
+        _desired_version(state, by_number[p.version], p, artifact)
+        for p in placed
+        if p.version in by_number and by_number[p.version].state == "ready"
+    ]
+    runs = [
+        ValidationRun(
+            run_id=row.run_id,
+            load=_load(state, row, artifact, threads=1),
+            examples=artifact(row.examples_digest) if row.examples_digest is not None else None,
+        )
+        for row in state.versions
+        if row.state in PENDING
+    ]
+    if not versions and not runs:
+        return None
+    return Desired(cluster=cluster, tenant=state.tenant, model=state.model, versions=versions, validations=runs)
+
+
+def _desired_version(
+    state: ModelState, row: VersionRow, placed: PlacedVersion, artifact: Callable[[str], ArtifactRef]
+) -> DesiredVersion:
+    return DesiredVersion(
+        load=_load(state, row, artifact, threads=max(1, placed.resources.cpu_milli // 1000)),
+        resources=placed.resources,
+        isolation=placed.isolation,
+        min_replicas=placed.scaling.min,
+        max_replicas=placed.scaling.max,
+        target_in_flight=placed.scaling.target_in_flight,
+        capacity_share_bp=placed.capacity_share_bp,
+    )
+
+
+def _load(state: ModelState, row: VersionRow, artifact: Callable[[str], ArtifactRef], *, threads: int) -> LoadSpec:
+    return LoadSpec.model_validate(
+        {
+            "tenant": state.tenant,
+            "model": state.model,
+            "version": row.number,
+            "format": row.format,
+            "artifact": artifact(row.artifact_digest),
+            "signature": Signature.model_validate(row.signature),
+            "threads": threads,
+        }
+    )

@@ -1,0 +1,172 @@
+"""The composition root: everything the registry consists of, built once in the lifespan and handed down."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Annotated
+
+import httpx
+import structlog
+from fastapi import Depends, Request
+from moorage_common.bus import Bus
+from moorage_common.clock import Clock, wall_clock
+from moorage_common.db import Database
+from moorage_common.outbox import Relay
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from moorage_registry import migrations
+from moorage_registry.catalog.blobs import BlobStore
+from moorage_registry.catalog.feature_services import FeatureServices
+from moorage_registry.catalog.urls import ArtifactUrls
+from moorage_registry.deployments.loads import LoadReports
+from moorage_registry.deployments.status import StatusReports
+from moorage_registry.events.service import Commits
+from moorage_registry.keys.scopes import ADMIN
+from moorage_registry.keys.service import PLATFORM, KeyService, Principal
+from moorage_registry.metrics import Metrics
+from moorage_registry.publisher import Publisher
+from moorage_registry.settings import Settings
+from moorage_registry.tenants.models import LimitsChange
+from moorage_registry.tenants.repository import TenantRepository
+from moorage_registry.tenants.service import TenantService
+from moorage_registry.usage.consumer import UsageConsumer
+from moorage_registry.work import Touched, Work, Works
+
+log = structlog.get_logger()
+
+_RESTART_S = 1.0
+_OUTBOX_S = 5.0
+
+
+@dataclass(frozen=True)
+class Registry:
+    settings: Settings
+    clock: Clock
+    db: Database
+    works: Works
+    blobs: BlobStore
+    urls: ArtifactUrls
+    features: FeatureServices
+    status: StatusReports
+    loads: LoadReports
+    commits: Commits
+    metrics: Metrics
+
+    @property
+    def pepper(self) -> str:
+        return self.settings.pepper.get_secret_value()
+
+    def work(self, principal: Principal) -> AbstractAsyncContextManager[Work]:
+        """A transaction in the principal's name, committed at the end of the block."""
+        return self.works.begin(principal.tenant, principal.kid)
+
+    async def not_ready(self) -> str | None:
+        """Why the registry cannot serve, or None. The bus may be away: events and publication wait for it."""
+        try:
+            async with asyncio.timeout(2), self.db.read() as session:
+                await session.execute(text("SELECT 1"))
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            log.warning("database not reachable", error=str(error))
+            return "the database does not answer"
+        return None
+
+
+def registry_of(request: Request) -> Registry:
+    registry: Registry = request.app.state.registry
+    return registry
+
+
+RegistryDep = Annotated[Registry, Depends(registry_of)]
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_clock) -> AsyncIterator[Registry]:
+    """A registry with its database current and its background tasks running, until the block ends."""
+    url = settings.database_url.get_secret_value()
+    if settings.migrate:
+        await asyncio.to_thread(migrations.upgrade, url)
+    pepper = settings.pepper.get_secret_value()
+    bus = Bus(settings.nats_url.get_secret_value(), "registry")
+    async with contextlib.AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=5.0))
+        db = Database.at(url)
+        stack.push_async_callback(db.close)
+        async with db.read() as session:
+            epoch = await TenantRepository(session).epoch()
+        urls = ArtifactUrls(settings.public_url, pepper)
+        publisher = Publisher(db, bus, clock, settings.cluster, urls, epoch)
+        relay, commits = Relay(db, bus, clock), Commits()
+
+        def committed(touched: set[Touched]) -> None:
+            publisher.touch(touched)
+            commits.wake()
+
+        works = Works(db, clock, relay.wake, committed)
+        status, loads = StatusReports(bus, works, settings.cluster), LoadReports(bus, clock)
+        consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
+        registry = Registry(
+            settings=settings,
+            clock=clock,
+            db=db,
+            works=works,
+            blobs=BlobStore(settings.artifact_dir, settings.max_artifact_bytes),
+            urls=urls,
+            features=FeatureServices(http, settings.feature_proxy_url, pepper),
+            status=status,
+            loads=loads,
+            commits=commits,
+            metrics=metrics,
+        )
+        await _bootstrap(registry)
+        await bus.start()
+        stack.push_async_callback(bus.close)
+        tasks = {
+            "publisher": publisher.run,
+            "relay": relay.run,
+            "status": status.run,
+            "loads": loads.run,
+            "usage": consumer.run,
+            "outbox-gauge": lambda: _measure_outbox(relay, metrics),
+        }
+        await stack.enter_async_context(_in_background(tasks, metrics))
+        yield registry
+
+
+async def _bootstrap(registry: Registry) -> None:
+    """Have the operators' tenant exist, and the administrator's key where one is given."""
+    async with registry.works.begin(PLATFORM, "bootstrap") as work:
+        await TenantService(work).ensure(LimitsChange())
+        key = registry.settings.bootstrap_admin_key
+        if key is not None and key.get_secret_value():
+            await KeyService(work, registry.pepper).ensure(key.get_secret_value(), [ADMIN])
+
+
+async def _measure_outbox(relay: Relay, metrics: Metrics) -> None:
+    while True:
+        metrics.outbox.set(await relay.backlog())
+        await asyncio.sleep(_OUTBOX_S)
+
+
+@contextlib.asynccontextmanager
+async def _in_background(tasks: Mapping[str, Callable[[], Awaitable[None]]], metrics: Metrics) -> AsyncIterator[None]:
+    """Run `tasks` beside the block, each restarted when it fails: a database that is away comes back."""
+
+    async def keep(name: str, task: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await task()
+            except Exception:
+                metrics.failures.labels(name).inc()
+                log.exception("background task failed and is restarted", task=name)
+            await asyncio.sleep(_RESTART_S)
+
+    running_tasks = [asyncio.create_task(keep(name, task), name=name) for name, task in tasks.items()]
+    try:
+        yield
+    finally:
+        for task in running_tasks:
+            task.cancel()
+        await asyncio.gather(*running_tasks, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Events of a tenant, followed as server-sent events."""

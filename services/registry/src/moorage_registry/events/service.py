@@ -1,0 +1,87 @@
+"""Following a tenant's events as server-sent events (html.spec.whatwg.org, section 9.2)."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from moorage_common.contracts.events import CloudEvent
+from moorage_common.contracts.names import TenantId
+from moorage_common.db import Database
+from moorage_common.errors import BadRequest, MoorageError
+from moorage_common.outbox import OutboxRow
+
+from moorage_registry.events.repository import PAGE, EventRepository
+
+HEARTBEAT_S = 10.0
+POLL_S = 1.0
+
+
+@dataclass
+class Commits:
+    """Wakes followers when something was committed here; they poll for what other registries commit."""
+
+    _waiting: set[asyncio.Event] = field(default_factory=set)
+
+    def wake(self) -> None:
+        for event in self._waiting:
+            event.set()
+
+    async def next(self, timeout_s: float) -> None:
+        """Until the next commit, `timeout_s` at most."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), timeout_s)
+        finally:
+            self._waiting.discard(event)
+
+
+@dataclass(frozen=True)
+class EventStream:
+    """One follower. `still_allowed` raises when its key no longer may; it is asked with every heartbeat."""
+
+    db: Database
+    commits: Commits
+    tenant: TenantId
+    still_allowed: Callable[[], Awaitable[None]]
+
+    async def start(self, last_event_id: str | None) -> int:
+        """Where to begin: after the event named, else at the first. Raises BadRequest when it is unknown."""
+        if not last_event_id:
+            return 0
+        async with self.db.read() as session:
+            position = await EventRepository(session).position(self.tenant, last_event_id)
+        if position is None:
+            message = "Last-Event-ID names no event of this tenant; leave it out to read from the first one"
+            raise BadRequest(message, code="unknown_event")
+        return position
+
+    async def lines(self, cursor: int, *, follow: bool) -> AsyncIterator[str]:
+        """Events after `cursor` as server-sent events, with a comment every 10 s; endless where `follow`."""
+        spoke = time.monotonic()
+        while True:
+            async with self.db.read() as session:
+                rows = await EventRepository(session).after(self.tenant, cursor)
+            for row in rows:
+                cursor = row.id
+                yield _event(row)
+            if len(rows) == PAGE:
+                continue
+            if not follow:
+                return
+            if time.monotonic() - spoke >= HEARTBEAT_S:
+                try:
+                    await self.still_allowed()
+                except MoorageError:
+                    return
+                yield ": still here\n\n"
+                spoke = time.monotonic()
+            await self.commits.next(POLL_S)
+
+
+def _event(row: OutboxRow) -> str:
+    kind = CloudEvent.model_validate_json(row.payload).type
+    return f"id: {row.event_id}\nevent: {kind}\ndata: {row.payload}\n\n"

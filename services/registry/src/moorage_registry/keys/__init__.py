@@ -1,0 +1,1 @@
+"""API keys: minted, listed, revoked, verified."""

@@ -1,0 +1,38 @@
+"""/v1/whoami and /v1/keys."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+
+from moorage_registry.access import ANY_KEY, require
+from moorage_registry.deps import RegistryDep
+from moorage_registry.keys.models import CreatedKey, KeyList, NewKey, WhoAmI
+from moorage_registry.keys.repository import KeyRepository
+from moorage_registry.keys.service import KeyService, Principal, info
+
+router = APIRouter()
+
+KeysAdmin = Annotated[Principal, require("keys:admin")]
+
+
+@router.get("/whoami")
+async def whoami(principal: Annotated[Principal, require(ANY_KEY)]) -> WhoAmI:
+    return WhoAmI(tenant=principal.tenant, kid=principal.kid, scopes=list(principal.scopes))
+
+
+@router.post("/keys", status_code=201)
+async def create_key(body: NewKey, principal: KeysAdmin, registry: RegistryDep) -> CreatedKey:
+    async with registry.work(principal) as work:
+        return await KeyService(work, registry.pepper).create(principal, body)
+
+
+@router.get("/keys")
+async def list_keys(principal: KeysAdmin, registry: RegistryDep) -> KeyList:
+    async with registry.db.read() as session:
+        return KeyList(keys=[info(row) for row in await KeyRepository(session).all(principal.tenant)])
+
+
+@router.delete("/keys/{kid}", status_code=204)
+async def revoke_key(kid: str, principal: KeysAdmin, registry: RegistryDep) -> None:
+    async with registry.work(principal) as work:
+        await KeyService(work, registry.pepper).revoke(kid)

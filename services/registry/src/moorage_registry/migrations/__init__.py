@@ -1,0 +1,36 @@
+"""The schema and its history: alembic, applied by the registry itself when it starts."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from moorage_common.db import Base
+from sqlalchemy import MetaData
+
+
+def metadata() -> MetaData:
+    """Every table of the registry."""
+    from moorage_common import outbox  # noqa: PLC0415 - imported for their tables
+
+    from moorage_registry.audit import tables as audit  # noqa: PLC0415
+    from moorage_registry.catalog import tables as catalog  # noqa: PLC0415
+    from moorage_registry.deployments import tables as deployments  # noqa: PLC0415
+    from moorage_registry.keys import tables as keys  # noqa: PLC0415
+    from moorage_registry.tenants import tables as tenants  # noqa: PLC0415
+    from moorage_registry.usage import tables as usage  # noqa: PLC0415
+
+    assert all((outbox, audit, catalog, deployments, keys, tenants, usage))  # noqa: S101
+    return Base.metadata
+
+
+def config(database_url: str) -> Config:
+    """alembic's configuration for a SQLAlchemy URL."""
+    settings = Config()
+    settings.set_main_option("script_location", str(Path(__file__).parent))
+    settings.attributes["database_url"] = database_url
+    return settings
+
+
+def upgrade(database_url: str) -> None:
+    """Bring the database to the newest schema. Blocks, and runs an event loop of its own."""
+    command.upgrade(config(database_url), "head")

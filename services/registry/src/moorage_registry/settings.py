@@ -1,0 +1,26 @@
+"""Settings of the registry."""
+
+from pathlib import Path
+
+from moorage_common.contracts.names import Name
+from moorage_common.settings import ServiceSettings
+from pydantic import Field, SecretStr
+
+
+class Settings(ServiceSettings):
+    """Read once, in `__main__`, from `MOORAGE_*` variables."""
+
+    database_url: SecretStr = Field(
+        description="SQLAlchemy URL: sqlite+aiosqlite:///<path> (one registry) or postgresql+asyncpg://... (several)."
+    )
+    migrate: bool = Field(default=True, description="Bring the database to the current schema at start.")
+    pepper: SecretStr = Field(min_length=16, description="Secret that key digests and signed URLs derive from.")
+    artifact_dir: Path = Field(description="Directory that holds the artifacts, one folder a tenant.")
+    max_artifact_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest artifact taken in, in bytes.")
+    public_url: str = Field(description="Base URL that replica hosts and people reach this registry by.")
+    router_url: str = Field(default="", description="Base URL of the router, named in a deployment's status.")
+    feature_proxy_url: str = Field(default="", description="Base URL of the feature-proxy; empty where there is none.")
+    cluster: Name = Field(default="default", description="Cluster that deployments are placed in.")
+    bootstrap_admin_key: SecretStr | None = Field(
+        default=None, description="Text of a platform:admin key that must exist once the registry has started."
+    )

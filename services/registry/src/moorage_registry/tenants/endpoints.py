@@ -1,0 +1,45 @@
+"""/v1/tenants."""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.names import TenantId
+
+from moorage_registry.access import ANY_KEY, require
+from moorage_registry.deps import RegistryDep
+from moorage_registry.keys.scopes import ADMIN
+from moorage_registry.keys.service import Principal
+from moorage_registry.tenants.models import LimitsChange, NewTenant, Tenant, TenantList
+from moorage_registry.tenants.repository import TenantRepository
+from moorage_registry.tenants.service import TenantService, existing, no_tenant, tenant_of
+
+router = APIRouter(prefix="/tenants")
+
+Operator = Annotated[Principal, require(ADMIN)]
+
+
+@router.post("", status_code=201)
+async def create_tenant(body: NewTenant, principal: Operator, registry: RegistryDep) -> Tenant:
+    async with registry.works.begin(TenantId(body.name), principal.kid) as work:
+        return await TenantService(work).create(body.limits)
+
+
+@router.get("")
+async def list_tenants(_principal: Operator, registry: RegistryDep) -> TenantList:
+    async with registry.db.read() as session:
+        return TenantList(tenants=[tenant_of(row) for row in await TenantRepository(session).all()])
+
+
+@router.get("/{tenant}")
+async def get_tenant(tenant: str, principal: Annotated[Principal, require(ANY_KEY)], registry: RegistryDep) -> Tenant:
+    if tenant != principal.tenant and not principal.is_admin:
+        raise no_tenant(tenant)
+    async with registry.db.read() as session:
+        return tenant_of(await existing(TenantRepository(session), TenantId(tenant)))
+
+
+@router.put("/{tenant}/limits")
+async def set_limits(tenant: str, body: LimitsChange, principal: Operator, registry: RegistryDep) -> TenantLimits:
+    async with registry.works.begin(TenantId(tenant), principal.kid) as work:
+        return await TenantService(work).set_limits(body)

@@ -1,0 +1,45 @@
+"""What is said about tenants over HTTP."""
+
+from typing import Any, Literal
+
+from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.names import Name
+from pydantic import BaseModel, ConfigDict, Field
+
+from moorage_registry.instants import Instant
+
+
+class LimitsChange(BaseModel):
+    """Body of `PUT /v1/tenants/{tenant}/limits`: what is given is set, the rest stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["active", "suspended"] | None = None
+    requests_per_s: float | None = Field(default=None, gt=0, le=1e9)
+    burst: int | None = Field(default=None, ge=1, le=10**9)
+    max_concurrent: int | None = Field(default=None, ge=1, le=10**6)
+    max_body_bytes: int | None = Field(default=None, ge=1024, le=2**40)
+    gpu_milli: int | None = Field(default=None, ge=0, le=10**9)
+    on_store_loss: Literal["local", "closed", "open"] | None = None
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+class NewTenant(BaseModel):
+    """Body of `POST /v1/tenants`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    limits: LimitsChange = LimitsChange()
+
+
+class Tenant(BaseModel):
+    name: str
+    limits: TenantLimits
+    created_at: Instant
+
+
+class TenantList(BaseModel):
+    tenants: list[Tenant]

@@ -1,0 +1,34 @@
+"""Rows of tenants."""
+
+from collections.abc import Sequence
+
+from moorage_common.contracts.names import TenantId
+from moorage_common.db import insert_into
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from moorage_registry.tenants.tables import EpochRow, TenantRow
+
+
+class TenantRepository:
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def add(self, row: TenantRow) -> bool:
+        """False when the name is taken."""
+        values = {column.key: getattr(row, column.key) for column in TenantRow.__table__.columns}
+        insert = insert_into(self._session, TenantRow).values(values).on_conflict_do_nothing()
+        added = await self._session.scalar(insert.returning(TenantRow.name))
+        return added is not None
+
+    async def get(self, tenant: TenantId, *, lock: bool = False) -> TenantRow | None:
+        query = select(TenantRow).where(TenantRow.name == tenant)
+        return await self._session.scalar(query.with_for_update() if lock else query)
+
+    async def all(self) -> Sequence[TenantRow]:
+        """Every tenant by name: for operators and publication."""
+        return (await self._session.scalars(select(TenantRow).order_by(TenantRow.name))).all()
+
+    async def epoch(self) -> int:
+        """Of what the registry publishes."""
+        return (await self._session.scalars(select(EpochRow.epoch))).one()

@@ -1,0 +1,77 @@
+"""Making tenants and setting their limits."""
+
+from dataclasses import dataclass
+
+from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.names import TenantId
+from moorage_common.errors import Conflict, NotFound
+
+from moorage_registry.keys.service import PLATFORM
+from moorage_registry.tenants.models import LimitsChange, Tenant
+from moorage_registry.tenants.repository import TenantRepository
+from moorage_registry.tenants.tables import TenantRow
+from moorage_registry.work import Work
+
+
+def limits_of(row: TenantRow) -> TenantLimits:
+    fields = {name: getattr(row, name) for name in TenantLimits.model_fields if name != "tenant"}
+    return TenantLimits(tenant=row.name, **fields)
+
+
+def tenant_of(row: TenantRow) -> Tenant:
+    return Tenant(name=row.name, limits=limits_of(row), created_at=row.created_at)
+
+
+def no_tenant(name: str) -> NotFound:
+    return NotFound(f"there is no tenant {name}", code="tenant_not_found")
+
+
+@dataclass(frozen=True)
+class TenantService:
+    """Changes the tenant that `work` is for."""
+
+    work: Work
+
+    async def create(self, limits: LimitsChange) -> Tenant:
+        """Raises Conflict when the name is taken."""
+        tenant = await self.ensure(limits)
+        if tenant is None:
+            message = f"there is a tenant {self.work.tenant} already; choose another name"
+            raise Conflict(message, code="tenant_exists")
+        return tenant
+
+    async def ensure(self, limits: LimitsChange) -> Tenant | None:
+        """Make the tenant, or None when it is there already."""
+        name = self.work.tenant
+        wanted = TenantLimits(tenant=name, **limits.given()).model_dump(exclude={"tenant"})
+        row = TenantRow(name=name, version=1, created_at=self.work.now, **wanted)
+        if not await TenantRepository(self.work.session).add(row):
+            return None
+        self.work.touch("limits", name)
+        self.work.happened("tenant.created", f"tenants/{name}", 1, limits=wanted)
+        return tenant_of(row)
+
+    async def set_limits(self, change: LimitsChange) -> TenantLimits:
+        """Raises NotFound; Conflict where operators would lock themselves out."""
+        name = self.work.tenant
+        row = await TenantRepository(self.work.session).get(name, lock=True)
+        if row is None:
+            raise no_tenant(name)
+        if name == PLATFORM and change.status == "suspended":
+            raise Conflict("the operators' own tenant cannot be suspended", code="platform_tenant")
+        changed = {key: value for key, value in change.given().items() if getattr(row, key) != value}
+        if changed:
+            for key, value in changed.items():
+                setattr(row, key, value)
+            row.version += 1
+            self.work.touch("limits", name)
+            self.work.happened("tenant.changed", f"tenants/{name}", row.version, limits=changed)
+        return limits_of(row)
+
+
+async def existing(repository: TenantRepository, tenant: TenantId) -> TenantRow:
+    """The tenant. Raises NotFound."""
+    row = await repository.get(tenant)
+    if row is None:
+        raise no_tenant(tenant)
+    return row

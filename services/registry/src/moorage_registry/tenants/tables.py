@@ -1,0 +1,28 @@
+"""Tables of tenants, and the epoch of everything the registry publishes."""
+
+from moorage_common.db import Base
+from sqlalchemy.orm import Mapped, mapped_column
+
+
+class TenantRow(Base):
+    __tablename__ = "tenants"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    requests_per_s: Mapped[float]
+    burst: Mapped[int]
+    max_concurrent: Mapped[int]
+    max_body_bytes: Mapped[int]
+    gpu_milli: Mapped[int]
+    on_store_loss: Mapped[str]
+    version: Mapped[int]
+    created_at: Mapped[float]
+
+
+class EpochRow(Base):
+    """One row. An operator raises it after restoring a backup, so that what is then published wins."""
+
+    __tablename__ = "epoch"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int]

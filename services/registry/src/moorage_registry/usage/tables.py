@@ -1,0 +1,37 @@
+"""Tables of the usage ledger: chunks taken in, and the sums they add up to."""
+
+from moorage_common.db import Base
+from sqlalchemy import Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+
+class ChunkRow(Base):
+    """A chunk that has been counted. Its presence is why it is never counted again."""
+
+    __tablename__ = "usage_chunks"
+
+    chunk_id: Mapped[str] = mapped_column(primary_key=True)
+    router: Mapped[str]
+    boot: Mapped[str]
+    n: Mapped[int]
+    received_at: Mapped[float]
+
+    __table_args__ = (Index("ix_usage_chunks_router_boot", "router", "boot"),)
+
+
+class UsageSumRow(Base):
+    """Sums of one (tenant, model, version, key, hour). `hour` is seconds since 1970, a multiple of 3,600."""
+
+    __tablename__ = "usage"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kid: Mapped[str] = mapped_column(primary_key=True)
+    hour: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    requests: Mapped[int]
+    errors: Mapped[int]
+    rows: Mapped[int]
+    bytes_in: Mapped[int]
+    bytes_out: Mapped[int]
+    busy_us: Mapped[int]
