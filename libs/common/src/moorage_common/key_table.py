@@ -4,6 +4,7 @@ The order rule (an older version never overwrites a newer, tombstones win) is th
 the reader accepted.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 
 import structlog
@@ -22,8 +23,8 @@ log = structlog.get_logger()
 class KeyTable:
     """Key records and tenants' limits in memory. Hand `on_key` and `on_limits` to the BucketReaders.
 
-    A key's HMAC is paid once: a checked key is remembered together with the record it was checked against, and counts
-    only while the table holds that very record, so a revocation, a rotation or a tombstone takes effect at once.
+    A key's HMAC is paid once: a checked key is remembered, by its hash, with the record it was checked against, and
+    counts only while the table holds that very record, so a revocation, a rotation or a tombstone takes effect at once.
 
     Attributes:
         verified_max: checked keys remembered; beyond it the oldest one is checked anew.
@@ -33,7 +34,7 @@ class KeyTable:
     verified_max: int = 10_000
     _records: dict[str, KeyRecord] = field(default_factory=dict, repr=False)
     _limits: dict[str, TenantLimits] = field(default_factory=dict, repr=False)
-    _verified: dict[str, KeyRecord] = field(default_factory=dict, repr=False)
+    _verified: dict[bytes, KeyRecord] = field(default_factory=dict, repr=False)
 
     def on_key(self, kid: str, entry: Versioned) -> None:
         """Take an accepted entry of the `keys` bucket. An unreadable one removes the key: it fails closed."""
@@ -66,9 +67,10 @@ class KeyTable:
             Unauthenticated: malformed, unknown, wrong secret, revoked, expired or not yet valid.
             Forbidden: the tenant is suspended.
         """
-        record = self._verified.get(text)
+        mark = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        record = self._verified.get(mark)
         if record is None or self._records.get(record.kid) is not record:
-            record = self._verify(text)
+            record = self._verify(text, mark)
         if record.revoked:
             raise Unauthenticated("this API key has been revoked; use another one", code="key_revoked")
         if record.expires_at is not None and now >= record.expires_at:
@@ -80,8 +82,8 @@ class KeyTable:
             raise Forbidden("this tenant is suspended; ask the platform's operator", code="tenant_suspended")
         return record
 
-    def _verify(self, text: str) -> KeyRecord:
-        self._verified.pop(text, None)
+    def _verify(self, text: str, mark: bytes) -> KeyRecord:
+        self._verified.pop(mark, None)
         key = api_keys.parse(text)
         if key is None:
             raise Unauthenticated("this is not an API key of Moorage; check for a typing error", code="key_malformed")
@@ -90,7 +92,7 @@ class KeyTable:
             raise Unauthenticated("unknown API key; create one or check MOORAGE_API_KEY", code="key_unknown")
         if len(self._verified) >= self.verified_max:
             del self._verified[next(iter(self._verified))]
-        self._verified[text] = record
+        self._verified[mark] = record
         return record
 
 

@@ -29,10 +29,6 @@ class Deps:
     metrics: Metrics
     keys_reader: BucketReader
 
-    def not_ready(self) -> str | None:
-        """Why no tenant's call can be answered yet, or None."""
-        return None if self.keys_reader.synced.is_set() else "API keys have not been read from the bus yet"
-
 
 @asynccontextmanager
 async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Deps]:
