@@ -79,6 +79,7 @@ class Plan:
             "scheduler": self.scheduler_url,
             "nats": self.nats_url,
             "redis": self.redis_url,
+            "features_redis": self.features_url,
             "ray": self.ray_address,
             "tenant": TENANT,
             "api_key": api_key,
