@@ -1,0 +1,53 @@
+"""The scheduler's HTTP side: the operations port and a read-only view of who sits where."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from moorage_common.app import install_error_handlers, ops_app
+
+from moorage_scheduler import deps as wiring
+from moorage_scheduler.metrics import SchedulerMetrics
+from moorage_scheduler.placements import placements
+from moorage_scheduler.settings import Settings
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings, host_class: type[Any]) -> tuple[FastAPI, FastAPI]:
+    """The main app, whose lifespan runs the scheduler, and the operations app; both serve `GET /v1/placements`."""
+    metrics = SchedulerMetrics()
+    held: list[wiring.Deps] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        built = wiring.build(settings, metrics, host_class)
+        held.append(built)
+        async with wiring.running(built) as work:
+            work.add_done_callback(_end_process)
+            yield
+
+    async def not_ready() -> str | None:
+        return await held[0].not_ready() if held else "starting"
+
+    async def view() -> dict[str, Any]:
+        return placements(held[0].reconciler) if held else {"nodes": [], "queued": []}
+
+    app = FastAPI(title="Moorage scheduler", lifespan=lifespan, docs_url=None, redoc_url=None)
+    operations = ops_app(metrics.registry, not_ready)
+    for one in (app, operations):
+        install_error_handlers(one)
+        one.add_api_route("/v1/placements", view, methods=["GET"])
+    return app, operations
+
+
+def _end_process(work: asyncio.Task[None]) -> None:
+    """Without Ray there is nothing to schedule, and a driver cannot join a new cluster: end, and be started anew."""
+    if not work.cancelled() and (error := work.exception()) is not None:
+        log.critical("the scheduler stops", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,306 @@
+"""The Ray cluster as the scheduler uses it: nodes, a bundle a GPU, replica hosts as named actors. All of Ray is here.
+
+A node has one placement group of bundles `{"GPU": 1}` and one with a single CPU bundle, both made once (groups cannot
+be resized). A host is a detached actor named by its host id, in a bundle that the planner chose; Ray restarts it there
+when it dies. An actor fits one bundle, so a replica of k devices is a lead actor and k-1 reservations beside it.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import ray
+import structlog
+from moorage_common.contracts.model import Contract
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from moorage_scheduler.placement.state import NodeSize
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+NAMESPACE = "moorage"
+LABEL_DEVICE_MIB = "moorage.io/gpu-memory-mib"
+LABEL_GPU_MODEL = "ray.io/accelerator-type"
+CALL_TIMEOUT_S = 10.0
+CPU_LEFT_FREE = 0.2
+"""Of each node, for what runs beside the groups (Ray Serve's replicas, validation hosts count nothing)."""
+_RESERVATION = "#"
+_CONCURRENT_CALLS = 32
+
+
+class ClusterUnreachable(Exception):
+    """Ray did not answer in time."""
+
+
+class HostGone(Exception):
+    """The actor is dead for good: its constructor failed, it was removed, or its node is lost."""
+
+
+class HostRefused(Exception):
+    """The method raised; the message is its error."""
+
+
+class Placed(Contract):
+    """What a host was placed as; kept by the actor itself, so that a new scheduler can adopt it."""
+
+    host_id: str
+    tenant: str
+    model: str
+    version: int
+    purpose: Literal["replica", "validation"]
+    node: str
+    devices: list[int]
+    asked: dict[str, Any]
+    started_at: float
+
+
+@dataclass(frozen=True)
+class RayNode:
+    size: NodeSize
+    ray_id: str
+
+
+def placed_class(host_class: type[Any]) -> type[Any]:
+    """`host_class` that also remembers where it was placed, and shows its libraries all of its devices."""
+
+    class PlacedHost(host_class):  # type: ignore[misc]
+        def __init__(self, config_json: str, placed_json: str, siblings: list[int]) -> None:
+            self._placed_json = placed_json
+            self._devices = sorted({*(int(device) for device in ray.get_gpu_ids()), *siblings})
+            if siblings:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._devices))
+            super().__init__(config_json)
+
+        def placed(self) -> str:
+            return self._placed_json
+
+        def identity(self) -> dict[str, Any]:
+            return {**super().identity(), "devices": self._devices}
+
+    return PlacedHost
+
+
+class Reservation:
+    """Holds the whole GPU of a sibling bundle for a replica of several devices."""
+
+    def devices(self) -> list[int]:
+        return [int(device) for device in ray.get_gpu_ids()]
+
+
+@dataclass
+class Cluster:
+    """One external Ray cluster. Every call runs off the event loop and has a timeout.
+
+    Args:
+        host_class: the actor class of replica hosts, constructed with the JSON of its configuration.
+
+    Raises (all calls):
+        ClusterUnreachable: Ray did not answer in time.
+        HostGone: the actor is dead for good.
+    """
+
+    address: str
+    host_class: type[Any]
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="ray"))
+    _groups: dict[str, PlacementGroup] = field(default_factory=dict)
+    _handles: dict[str, Any] = field(default_factory=dict)
+
+    async def _off_loop(self, call: Callable[[], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        try:
+            return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, call), timeout_s)
+        except RayActorError as error:
+            raise HostGone(str(error)) from error
+        except (TimeoutError, GetTimeoutError, RayError, ConnectionError) as error:
+            raise ClusterUnreachable(str(error) or "no answer in time") from error
+
+    async def connect(self) -> None:
+        """Become a driver of the cluster. Raises ClusterUnreachable."""
+        await self._off_loop(self._connect, timeout_s=60.0)
+
+    def _connect(self) -> None:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        try:
+            ray.init(
+                address=self.address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                configure_logging=False,
+                ignore_reinit_error=True,
+            )
+        except RuntimeError as error:
+            ray.shutdown()
+            raise ConnectionError(str(error)) from error
+
+    async def close(self) -> None:
+        """Leave the cluster; hosts go on."""
+        with contextlib.suppress(ClusterUnreachable):
+            await self._off_loop(ray.shutdown)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def nodes(self) -> list[RayNode]:
+        """The live nodes."""
+        return [_ray_node(entry) for entry in await self._off_loop(ray.nodes) if entry["Alive"]]
+
+    async def ensure_groups(self, node: RayNode) -> None:
+        """The node's groups, made when absent. Raises ClusterUnreachable when Ray does not grant them in time."""
+        wanted: dict[str, list[dict[str, float]]] = {
+            f"gpu-{node.ray_id}": [{"GPU": 1}] * node.size.devices,
+            f"cpu-{node.ray_id}": [{"CPU": node.size.cpu_milli / 1000}],
+        }
+        for name, bundles in wanted.items():
+            if bundles and name not in self._groups:
+                make = functools.partial(_ensure_group, name, bundles, node.ray_id)
+                self._groups[name] = await self._off_loop(make, timeout_s=30.0)
+
+    async def forget_node(self, ray_id: str) -> None:
+        """Remove the groups of a node that is gone for good."""
+        for name in (f"gpu-{ray_id}", f"cpu-{ray_id}"):
+            group = self._groups.pop(name, None)
+            if group is not None:
+                await self._off_loop(functools.partial(remove_placement_group, group))
+
+    async def start(self, placed: Placed, ray_id: str, gpu_fraction: float, config_json: str) -> None:
+        """Create the host's actor (and its reservations). Returns once Ray has taken the order.
+
+        Args:
+            gpu_fraction: of each device, in (0, 1]; 0 without a GPU.
+        """
+        siblings: list[int] = []
+        for number, bundle in enumerate(placed.devices[1:], start=1):
+            reserve = functools.partial(self._reserve, f"{placed.host_id}{_RESERVATION}{number}", ray_id, bundle)
+            siblings += await self._off_loop(reserve, timeout_s=60.0)
+        await self._off_loop(functools.partial(self._start, placed, ray_id, gpu_fraction, config_json, siblings))
+
+    def _reserve(self, name: str, ray_id: str, bundle: int) -> list[int]:
+        actor = ray.remote(Reservation).options(**self._options(name, ray_id, bundle, 1.0)).remote()
+        self._handles[name] = actor
+        devices: list[int] = ray.get(actor.devices.remote(), timeout=60.0)
+        return devices
+
+    def _start(self, placed: Placed, ray_id: str, gpu_fraction: float, config_json: str, siblings: list[int]) -> None:
+        bundle = placed.devices[0] if placed.devices else None
+        options = self._options(placed.host_id, ray_id, bundle, gpu_fraction)
+        actor_class = ray.remote(placed_class(self.host_class))
+        self._handles[placed.host_id] = actor_class.options(**options, max_concurrency=_CONCURRENT_CALLS).remote(
+            config_json, placed.model_dump_json(), siblings
+        )
+
+    def _options(self, name: str, ray_id: str, bundle: int | None, gpu_fraction: float) -> dict[str, Any]:
+        group = self._groups[f"cpu-{ray_id}" if bundle is None else f"gpu-{ray_id}"]
+        return {
+            "name": name,
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "max_restarts": -1,
+            "num_cpus": 0,
+            "num_gpus": gpu_fraction,  # always said: Ray's default is not none (ray#50180)
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                group, placement_group_bundle_index=0 if bundle is None else bundle
+            ),
+        }
+
+    async def running(self) -> list[Placed]:
+        """The hosts that run or are being restarted, by what they say themselves.
+
+        An actor that does not say so within 15 s, and reservations whose lead is gone, are removed.
+        """
+        names = await self._off_loop(ray.util.list_named_actors)
+        found: list[Placed] = []
+        for host_id in [name for name in names if _RESERVATION not in name]:
+            try:
+                found.append(Placed.model_validate_json(await self.call(host_id, "placed", timeout_s=15.0)))
+            except (ClusterUnreachable, HostGone) as error:
+                log.warning("removing an actor that does not answer", host_id=host_id, error=str(error)[:200])
+                await self.remove(host_id)
+        leads = {placed.host_id for placed in found}
+        for name in names:
+            if _RESERVATION in name and name.split(_RESERVATION)[0] not in leads:
+                await self._off_loop(functools.partial(self._kill, name))
+        return found
+
+    async def call(self, host_id: str, method: str, *arguments: Any, timeout_s: float, retries: int = -1) -> Any:
+        """Call an actor's method; while Ray restarts the actor, the call waits for it.
+
+        Args:
+            retries: 0 for a call that must not run twice; it then fails with HostGone while the actor is away.
+
+        Raises:
+            HostRefused: the method raised.
+        """
+        submit = functools.partial(self._submit, host_id, method, arguments, retries)
+        future = (await self._off_loop(submit)).future()
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+        except RayActorError as error:
+            raise HostGone(str(error)) from error
+        except RayTaskError as error:
+            raise HostRefused(str(error.cause)) from error
+        except (TimeoutError, RayError) as error:
+            raise ClusterUnreachable(str(error) or "no answer in time") from error
+
+    def _submit(self, host_id: str, method: str, arguments: tuple[Any, ...], retries: int) -> Any:
+        bound = getattr(self._handle(host_id), method)
+        return bound.options(max_task_retries=retries).remote(*arguments)
+
+    def _handle(self, host_id: str) -> Any:
+        if host_id not in self._handles:
+            try:
+                self._handles[host_id] = ray.get_actor(host_id, namespace=NAMESPACE)
+            except ValueError as error:
+                raise HostGone(str(error)) from error
+        return self._handles[host_id]
+
+    async def remove(self, host_id: str) -> None:
+        """Kill a host and its reservations for good. One that is gone already is no error."""
+        names = await self._off_loop(ray.util.list_named_actors)
+        for name in names:
+            if name == host_id or name.startswith(host_id + _RESERVATION):
+                await self._off_loop(functools.partial(self._kill, name))
+
+    def _kill(self, name: str) -> None:
+        with contextlib.suppress(HostGone, ValueError):
+            ray.kill(self._handle(name), no_restart=True)
+        self._handles.pop(name, None)
+
+
+def _ray_node(entry: dict[str, Any]) -> RayNode:
+    resources, labels = entry["Resources"], entry["Labels"]
+    size = NodeSize(
+        name=f"{entry['NodeManagerHostname']}-{entry['NodeID'][:6]}",
+        devices=int(resources.get("GPU", 0)),
+        cpu_milli=max(0, int((resources.get("CPU", 0) - CPU_LEFT_FREE) * 1000)),
+        mem_mib=int(resources.get("memory", 0)) // (1024 * 1024),
+        gpu_model=labels.get(LABEL_GPU_MODEL, ""),
+        device_mem_mib=int(labels.get(LABEL_DEVICE_MIB, 0)),
+    )
+    return RayNode(size, entry["NodeID"])
+
+
+def _ensure_group(name: str, bundles: list[dict[str, float]], ray_id: str) -> PlacementGroup:
+    full_name = f"{NAMESPACE}-{name}"
+    try:
+        group = get_placement_group(full_name)
+    except ValueError:
+        group = placement_group(
+            bundles,
+            strategy="STRICT_PACK",
+            lifetime="detached",
+            name=full_name,
+            bundle_label_selector=[{"ray.io/node-id": ray_id}] * len(bundles),
+        )
+    started = time.monotonic()
+    if not group.wait(20):
+        message = f"placement group {full_name} was not granted within {time.monotonic() - started:.0f} s"
+        raise ConnectionError(message)
+    return group

@@ -1,0 +1,152 @@
+"""What the scheduler is made of, built once in the lifespan."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from moorage_common.bus import BUS_ERRORS, Bus
+from moorage_common.contracts.desired import LoadSpec
+from moorage_common.contracts.names import BUCKET_DESIRED, BUCKET_ENDPOINTS, BUCKET_STATUS, wake_subject
+from moorage_common.kv import BucketReader
+from moorage_runtime.config import HostConfig
+from nats.aio.msg import Msg
+
+from moorage_scheduler.cluster import Cluster, ClusterUnreachable
+from moorage_scheduler.hosts import Fleet, Host
+from moorage_scheduler.loads import LoadBoard
+from moorage_scheduler.metrics import SchedulerMetrics
+from moorage_scheduler.reconcile import Reconciler
+from moorage_scheduler.reports import Publisher, Reports
+from moorage_scheduler.settings import Settings
+from moorage_scheduler.validations import Validations
+
+log = structlog.get_logger()
+
+CONNECT_RETRY_S = 0.5
+SETTLE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Deps:
+    """The composition root."""
+
+    settings: Settings
+    bus: Bus
+    cluster: Cluster
+    fleet: Fleet
+    validations: Validations
+    reports: Reports
+    loads: LoadBoard
+    reconciler: Reconciler
+    desired: BucketReader
+    leading: asyncio.Event
+    """Set once what ran before has been adopted."""
+
+    async def not_ready(self) -> str | None:
+        """Why the scheduler cannot place yet."""
+        if not self.leading.is_set():
+            return "Ray is not reached yet: is its head running at MOORAGE_RAY_ADDRESS, with the same RAY_AUTH_TOKEN?"
+        if not self.desired.synced.is_set():
+            return "the desired state has not been read yet: are NATS and a registry running?"
+        return None
+
+
+def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) -> Deps:
+    """Wire everything; nothing starts yet."""
+    bus = Bus(settings.nats_url.get_secret_value(), f"scheduler-{settings.cluster}")
+    epoch = int(time.time())
+    reports = Reports(
+        settings.cluster,
+        bus,
+        endpoints=Publisher(bus, BUCKET_ENDPOINTS, settings.cluster, epoch),
+        statuses=Publisher(bus, BUCKET_STATUS, settings.cluster, epoch),
+    )
+    cluster = Cluster(settings.ray_address, host_class)
+    changed = asyncio.Event()
+
+    def configure(host_id: str, tenant: str, loads: list[LoadSpec]) -> str:
+        return HostConfig(
+            host_id=host_id, tenant=tenant, bind=settings.host_bind, cache_dir=settings.cache_dir, loads=loads
+        ).model_dump_json()
+
+    def on_change(host: Host) -> None:
+        reports.host_changed(host, present=host.placed.host_id in fleet.hosts)
+        changed.set()
+
+    fleet = Fleet(cluster, metrics, on_change)
+    validations = Validations(
+        cluster,
+        metrics,
+        configure=lambda host_id, tenant: configure(host_id, tenant, []),
+        nodes=lambda: reconciler.nodes,
+        on_result=changed.set,
+    )
+    loads = LoadBoard()
+    reconciler = Reconciler(cluster, fleet, validations, reports, loads, metrics, configure, changed)
+    desired = BucketReader(bus, BUCKET_DESIRED, reconciler.desire, prefix=f"{settings.cluster}.")
+    return Deps(settings, bus, cluster, fleet, validations, reports, loads, reconciler, desired, asyncio.Event())
+
+
+@contextlib.asynccontextmanager
+async def running(deps: Deps) -> AsyncIterator[asyncio.Task[None]]:
+    """Run the scheduler; the task yielded ends only with the error that makes going on senseless."""
+    await deps.bus.start()
+    work = asyncio.create_task(_work(deps), name="scheduler")
+    try:
+        yield work
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await deps.validations.close()
+        await deps.fleet.close()
+        await deps.cluster.close()
+        await deps.bus.close()
+
+
+async def _work(deps: Deps) -> None:
+    """Reach Ray, adopt what runs there, and only then write and act: nothing is placed twice or forgotten."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(deps.desired.run())
+        group.create_task(_listen(deps))
+        await _lead(deps)
+        deps.leading.set()
+        for publisher in (deps.reports.endpoints, deps.reports.statuses):
+            group.create_task(publisher.writer.run())
+        group.create_task(deps.reconciler.watch_nodes())
+        await deps.desired.synced.wait()
+        group.create_task(deps.reconciler.run())
+
+
+async def _lead(deps: Deps) -> None:
+    while True:
+        try:
+            await deps.cluster.connect()
+            await deps.reconciler.adopt()
+            await deps.fleet.settled(SETTLE_S)
+        except ClusterUnreachable as error:
+            log.warning("Ray is not reached yet", address=deps.settings.ray_address, error=str(error)[:300])
+            await asyncio.sleep(CONNECT_RETRY_S)
+        else:
+            return
+
+
+async def _listen(deps: Deps) -> None:
+    """Follow load reports and wake requests."""
+
+    async def on_load(message: Msg) -> None:
+        deps.loads.report(message.data)
+
+    async def on_wake(message: Msg) -> None:
+        deps.loads.wake(message.data)
+        deps.reconciler.changed.set()
+        if message.reply:
+            with contextlib.suppress(*BUS_ERRORS):
+                await message.respond(b"{}")
+
+    await deps.bus.wait()
+    await deps.bus.client.subscribe("load.*", cb=on_load)
+    await deps.bus.client.subscribe(wake_subject(deps.settings.cluster), cb=on_wake)

@@ -1,0 +1,300 @@
+"""Replica hosts and how they fare: started, followed, restarted by Ray, given up, drained, stopped.
+
+One task follows one host. It asks the actor who it is until its versions are loaded, then waits on an open connection
+to the host's port: the kernel closes it the moment the process dies, seconds before Ray says so.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from moorage_common.contracts.desired import ReplicaState, Resources
+from moorage_common.contracts.endpoints import HeldVersion
+from moorage_common.contracts.model import Contract
+
+from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed
+from moorage_scheduler.metrics import SchedulerMetrics
+from moorage_scheduler.placement.state import Ask, Held
+
+log = structlog.get_logger()
+
+START_TIMEOUT_S = 90.0
+RECHECK_S = 2.0
+LOADING_POLL_S = 0.1
+CRASHES = 3
+CRASH_WINDOW_S = 60.0
+LEAVE_GRACE_S = 3.0
+"""Between telling routers to send no more and stopping: they act on it within a heartbeat."""
+UNLOAD_TIMEOUT_S = 35.0
+LOG_LINES = 40
+
+VersionKey = tuple[str, str, int]
+"""Tenant, model, version."""
+
+
+class Identity(Contract):
+    """What `ReplicaHost.identity` answers."""
+
+    generation: str
+    token: str
+    address: str
+    pid: int
+    devices: list[int]
+    versions: list[HeldVersion]
+
+
+@dataclass
+class Host:
+    """A host that has a place. `state` is that of its version; `lost_at` is set while its process is away."""
+
+    placed: Placed
+    state: ReplicaState = "starting"
+    reason: str = ""
+    identity: Identity | None = None
+    restarts: int = 0
+    ready_at: float | None = None
+    lost_at: float | None = None
+    lost_generation: str = ""
+    recovering_since: float | None = None
+    log_lines: list[str] = field(default_factory=list)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether `identity` is that of a process that lives, as far as is known."""
+        return self.identity is not None and self.lost_at is None
+
+    @property
+    def key(self) -> VersionKey:
+        return (self.placed.tenant, self.placed.model, self.placed.version)
+
+    def held(self) -> Held:
+        resources = Resources.model_validate(self.placed.asked)
+        ask = Ask(self.placed.tenant, self.placed.model, self.placed.version, resources)
+        return Held(ask, self.placed.node, tuple(self.placed.devices))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a version is not tried again until what is desired of it changes."""
+
+    host_id: str
+    reason: str
+    log_lines: list[str]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a new host is started with."""
+
+    placed: Placed
+    ray_id: str
+    gpu_fraction: float
+    config_json: str
+
+
+@dataclass
+class Fleet:
+    """All replica hosts of the cluster. `on_change` is called after each change of a host, also when it has gone."""
+
+    cluster: Cluster
+    metrics: SchedulerMetrics
+    on_change: Callable[[Host], None]
+    hosts: dict[str, Host] = field(default_factory=dict)
+    failures: dict[VersionKey, Failure] = field(default_factory=dict)
+    _crashes: dict[VersionKey, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=CRASHES)))
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def start(self, start: Start) -> None:
+        """Begin to start a host; it counts as placed from now on."""
+        host = self._add(start.placed)
+        self.metrics.placements.inc()
+        self._spawn(host, self._start(host, start))
+
+    def adopt(self, placed: Placed) -> None:
+        """Follow a host that runs already."""
+        host = self._add(placed)
+        log.info("adopting a host", host_id=placed.host_id, node=placed.node, devices=placed.devices)
+        self._spawn(host, self._follow(host))
+
+    def retire(self, host_id: str) -> None:
+        """Stop a host without losing a request: routers leave first, what is in flight ends, then the process."""
+        host = self.hosts[host_id]
+        if host.state not in ("stopping", "failed"):
+            host.state = "stopping"
+            self.on_change(host)
+            self._spawn(host, self._retire(host))
+
+    def drop_nodes(self, alive: Iterable[str]) -> None:
+        """Give up hosts on nodes that are not among `alive`."""
+        names = set(alive)
+        for host in self.hosts.values():
+            if host.placed.node not in names and host.state not in ("stopping", "failed"):
+                log.warning("host lost with its node", host_id=host.placed.host_id, node=host.placed.node)
+                host.state, host.reason, host.lost_at = "stopping", "its node was lost", time.time()
+                self.on_change(host)
+                self._spawn(host, self._remove(host))
+
+    async def settled(self, timeout_s: float) -> None:
+        """Wait until every host has said who it is, or is known to be away; at most `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until and any(h.identity is None and not h.lost_at for h in self.hosts.values()):
+            await asyncio.sleep(0.02)
+
+    async def close(self) -> None:
+        """Stop following; the hosts go on."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _add(self, placed: Placed) -> Host:
+        host = self.hosts[placed.host_id] = Host(placed)
+        self.on_change(host)
+        return host
+
+    def _spawn(self, host: Host, work: Coroutine[Any, Any, None]) -> None:
+        """Make `work` the one task of `host`, in place of what ran for it."""
+        host_id = host.placed.host_id
+        held = self._tasks.pop(host_id, None)
+        if held is not None:
+            held.cancel()
+        self._tasks[host_id] = asyncio.create_task(work, name=f"host-{host_id}")
+
+    async def _start(self, host: Host, start: Start) -> None:
+        try:
+            await self.cluster.start(start.placed, start.ray_id, start.gpu_fraction, start.config_json)
+        except (ClusterUnreachable, HostGone) as error:
+            await self._crashed(host, f"it could not be started: {_first_line(error)}", given_up=True)
+        else:
+            await self._follow(host)
+
+    async def _follow(self, host: Host) -> None:
+        host_id = host.placed.host_id
+        while host_id in self.hosts:
+            try:
+                answer = await self.cluster.call(host_id, "identity", timeout_s=START_TIMEOUT_S)
+            except (ClusterUnreachable, HostGone, HostRefused) as error:
+                await self._crashed(host, _first_line(error), given_up=True)
+                return
+            identity = Identity.model_validate(answer)
+            self._observe(host, identity)
+            if host.state == "failed":
+                await self._fail(host)
+            elif host.state != "ready":
+                await asyncio.sleep(LOADING_POLL_S)
+            elif await _closes_within(identity.address, RECHECK_S):
+                await self._crashed(host, "its process died", given_up=False)
+            else:
+                await self._read_logs(host)
+
+    def _observe(self, host: Host, identity: Identity) -> None:
+        """Take what the host says of itself."""
+        before = (host.state, host.identity, host.lost_at)
+        if host.identity is not None and identity.generation != host.identity.generation:
+            host.restarts += 1
+        host.identity = identity
+        now = time.time()
+        if host.lost_at is not None and host.lost_generation != identity.generation:
+            host.recovering_since, host.lost_at = host.lost_at, None
+        version = next((v for v in identity.versions if v.version == host.placed.version), None)
+        if version is None or version.state == "draining":
+            host.state, host.reason = "loading", ""
+        else:
+            host.state, host.reason = version.state, version.reason
+        if host.state == "ready" and before[0] != "ready":
+            host.ready_at = now
+            if host.recovering_since is not None:
+                self.metrics.recovery_seconds.observe(now - host.recovering_since)
+                host.recovering_since = None
+        if (host.state, host.identity, host.lost_at) != before:
+            log.info("host", host_id=host.placed.host_id, state=host.state, reason=host.reason, pid=identity.pid)
+            self.on_change(host)
+
+    async def _crashed(self, host: Host, reason: str, *, given_up: bool) -> None:
+        """The process is gone; Ray restarts it unless it is `given_up`. Three times in a minute fail the version."""
+        now = time.time()
+        host.lost_at = host.recovering_since or host.lost_at or now
+        host.lost_generation = host.identity.generation if host.identity else ""
+        host.state, host.reason = "starting", reason
+        host.log_lines = [*host.log_lines, f"scheduler: {reason}"][-LOG_LINES:]
+        log.warning("host lost", host_id=host.placed.host_id, reason=reason, restarted_by_ray=not given_up)
+        self.on_change(host)
+        crashes = self._crashes[host.key]
+        crashes.append(now)
+        if len(crashes) == CRASHES and now - crashes[0] <= CRASH_WINDOW_S:
+            crashes.clear()
+            host.reason = f"its host died {CRASHES} times within a minute; the last time: {reason}"
+            await self._fail(host)
+        elif given_up:
+            await self._remove(host)
+
+    async def _fail(self, host: Host) -> None:
+        """Stop the host; the version is not tried again until something else is desired of it."""
+        host.state = "failed"
+        await self._read_logs(host)
+        self.failures[host.key] = Failure(host.placed.host_id, host.reason, list(host.log_lines))
+        log.warning("version failed", host_id=host.placed.host_id, reason=host.reason)
+        await self._remove(host)
+
+    async def _retire(self, host: Host) -> None:
+        if host.reachable:
+            await asyncio.sleep(LEAVE_GRACE_S)
+            with contextlib.suppress(ClusterUnreachable, HostGone, HostRefused):
+                placed = host.placed
+                arguments = (placed.model, placed.version)
+                await self.cluster.call(placed.host_id, "unload", *arguments, timeout_s=UNLOAD_TIMEOUT_S, retries=0)
+        await self._remove(host)
+
+    async def _remove(self, host: Host) -> None:
+        """Kill the actor and forget the host. Its place counts as taken until Ray has confirmed."""
+        if host.state != "failed":
+            host.state = "stopping"
+        while True:
+            try:
+                await self.cluster.remove(host.placed.host_id)
+                break
+            except ClusterUnreachable as error:
+                log.warning("host not removed yet", host_id=host.placed.host_id, error=str(error))
+                await asyncio.sleep(1.0)
+        self.hosts.pop(host.placed.host_id, None)
+        self.on_change(host)
+
+    async def _read_logs(self, host: Host) -> None:
+        if host.reachable:
+            with contextlib.suppress(ClusterUnreachable, HostGone, HostRefused):
+                lines = await self.cluster.call(host.placed.host_id, "logs", LOG_LINES, timeout_s=2.0, retries=0)
+                if lines and lines != host.log_lines:
+                    host.log_lines = lines
+                    self.on_change(host)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+async def _closes_within(address: str, seconds: float) -> bool:
+    """Whether nobody listens at `address` any more, watched for `seconds` over one open connection."""
+    name, _, port = address.rpartition(":")
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(name.strip("[]"), int(port)), seconds)
+    except OSError:
+        return True
+    try:
+        await asyncio.wait_for(reader.read(1), seconds)
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    finally:
+        writer.close()
+    try:
+        _reader, again = await asyncio.wait_for(asyncio.open_connection(name.strip("[]"), int(port)), seconds)
+    except OSError:
+        return True
+    again.close()
+    return False

@@ -1,0 +1,45 @@
+"""What the scheduler counts, in one CollectorRegistry an app."""
+
+from dataclasses import dataclass, field
+
+from moorage_common.metrics import TenantSeries
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_RECOVERY_BUCKETS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0)
+
+
+@dataclass
+class SchedulerMetrics:
+    """Gauges are set at each reconciliation."""
+
+    series: TenantSeries = field(default_factory=TenantSeries)
+    replicas: Gauge = field(init=False)
+    gpu_milli_free: Gauge = field(init=False)
+    placements: Counter = field(init=False)
+    queued: Gauge = field(init=False)
+    recovery_seconds: Histogram = field(init=False)
+    validations: Counter = field(init=False)
+
+    def __post_init__(self) -> None:
+        registry = self.registry
+        self.replicas = Gauge(
+            "moorage_scheduler_replicas", "Replicas.", ["tenant", "model", "version", "state"], registry=registry
+        )
+        self.gpu_milli_free = Gauge(
+            "moorage_scheduler_gpu_milli_free", "Thousandths of a GPU free.", ["node", "device"], registry=registry
+        )
+        self.placements = Counter("moorage_scheduler_placements", "Replicas placed.", registry=registry)
+        self.queued = Gauge("moorage_scheduler_queued", "Replicas that fit nowhere now.", registry=registry)
+        self.recovery_seconds = Histogram(
+            "moorage_scheduler_recovery_seconds",
+            "From the loss of a host's process until its version was ready again.",
+            buckets=_RECOVERY_BUCKETS_S,
+            registry=registry,
+        )
+        self.validations = Counter(
+            "moorage_scheduler_validations", "Validation runs by outcome.", ["tenant", "state"], registry=registry
+        )
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        return self.series.registry

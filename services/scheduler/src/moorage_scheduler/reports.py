@@ -1,0 +1,216 @@
+"""What the scheduler tells others: endpoints for routers, status for the registry, events for whoever follows."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from moorage_common.bus import BUS_ERRORS, Bus
+from moorage_common.clock import rfc3339
+from moorage_common.contracts.desired import ReplicaStatus, Status, ValidationResult
+from moorage_common.contracts.endpoints import Endpoint, HeldVersion
+from moorage_common.contracts.events import CloudEvent, event_subject
+from moorage_common.contracts.names import desired_key, endpoint_key
+from moorage_common.contracts.versioned import Versioned
+from moorage_common.kv import BucketWriter
+
+from moorage_scheduler.hosts import Failure, Host, VersionKey
+
+TOMBSTONE_S = 600.0
+STATUS_LOG_LINES = 60
+
+
+@dataclass
+class Publisher:
+    """The scheduler's keys of one bucket: the whole in memory, each change written at once.
+
+    `epoch` is the time this scheduler took over, so that what an earlier one wrote never wins.
+    """
+
+    bus: Bus
+    bucket: str
+    cluster: str
+    epoch: int
+    entries: dict[str, Versioned] = field(default_factory=dict)
+    writer: BucketWriter = field(init=False)
+    _version: int = 0
+    _dropped_at: dict[str, float] = field(default_factory=dict)
+    _puts: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.writer = BucketWriter(
+            self.bus, self.bucket, self.cluster, self.source, prefix=f"{self.cluster}.", epoch=self.epoch
+        )
+
+    async def source(self) -> Mapping[str, Versioned]:
+        """All entries; tombstones for ten minutes, which outlive any reader's outage that a watch would not notice."""
+        now = time.monotonic()
+        for key in [key for key, at in self._dropped_at.items() if now - at > TOMBSTONE_S]:
+            del self._dropped_at[key]
+            self.entries.pop(key, None)
+        return dict(self.entries)
+
+    def hold(self, key: str, value: dict[str, Any] | None) -> None:
+        """Hold and write `value` (None: the thing is gone) unless it is what is held."""
+        held = self.entries.get(key)
+        if (held.value if held is not None else None) == value:
+            return
+        self._version += 1
+        entry = self.entries[key] = Versioned(epoch=self.epoch, version=self._version, value=value)
+        if value is None:
+            self._dropped_at[key] = time.monotonic()
+        else:
+            self._dropped_at.pop(key, None)
+        put = asyncio.create_task(self.writer.put(key, entry))
+        self._puts.add(put)
+        put.add_done_callback(self._puts.discard)
+
+    def live(self) -> set[str]:
+        """Keys that are not tombstones."""
+        return {key for key, entry in self.entries.items() if entry.value is not None}
+
+
+def endpoint(cluster: str, host: Host) -> Endpoint | None:
+    """What routers may use of `host`; None while its process is away."""
+    if host.identity is None or not host.reachable:
+        return None
+    versions = host.identity.versions
+    if host.state in ("stopping", "failed"):
+        versions = [HeldVersion(model=v.model, version=v.version, state="draining") for v in versions]
+    return Endpoint(
+        cluster=cluster,
+        host_id=host.placed.host_id,
+        tenant=host.placed.tenant,
+        address=host.identity.address,
+        generation=host.identity.generation,
+        token=host.identity.token,
+        versions=versions,
+        node=host.placed.node,
+        devices=host.identity.devices,
+    )
+
+
+def replica_status(host: Host) -> ReplicaStatus:
+    return ReplicaStatus(
+        host_id=host.placed.host_id,
+        version=host.placed.version,
+        state=host.state,
+        reason=host.reason,
+        node=host.placed.node,
+        devices=host.identity.devices if host.identity is not None else host.placed.devices,
+        gpu_milli=host.held().ask.device_milli(),
+        restarts=host.restarts,
+        started_at=host.placed.started_at,
+        ready_at=host.ready_at,
+    )
+
+
+def status(
+    cluster: str,
+    deployment: tuple[str, str],
+    *,
+    hosts: Iterable[Host],
+    queued: Mapping[VersionKey, list[str]],
+    failures: Mapping[VersionKey, Failure],
+    validations: list[ValidationResult],
+) -> Status:
+    """How a deployment stands.
+
+    Args:
+        queued: for each version, a reason for each replica that fits nowhere now.
+    """
+    tenant, model = deployment
+    replicas: list[ReplicaStatus] = []
+    lines: list[str] = []
+    for host in hosts:
+        replicas.append(replica_status(host))
+        lines += host.log_lines
+    for (_tenant, _model, version), reasons in sorted(queued.items()):
+        for number, reason in enumerate(reasons):
+            host_id = f"{tenant}.{model}.{version}.queued-{number}"
+            replicas.append(ReplicaStatus(host_id=host_id, version=version, state="pending", reason=reason))
+    for (_tenant, _model, version), failure in sorted(failures.items()):
+        replicas.append(ReplicaStatus(host_id=failure.host_id, version=version, state="failed", reason=failure.reason))
+        lines += failure.log_lines
+    return Status(
+        cluster=cluster,
+        tenant=tenant,
+        model=model,
+        replicas=replicas,
+        validations=validations,
+        log_lines=lines[-STATUS_LOG_LINES:],
+    )
+
+
+@dataclass
+class Reports:
+    """Endpoints, status and events of one cluster."""
+
+    cluster: str
+    bus: Bus
+    endpoints: Publisher
+    statuses: Publisher
+    _announced: dict[str, str] = field(default_factory=dict)
+    _events: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def host_changed(self, host: Host, *, present: bool) -> None:
+        """Tell routers at once; announce a start or a loss."""
+        held = endpoint(self.cluster, host) if present else None
+        key = endpoint_key(self.cluster, host.placed.host_id)
+        self.endpoints.hold(key, held.model_dump(mode="json") if held is not None else None)
+        self._announce(host, present=present)
+
+    def _announce(self, host: Host, *, present: bool) -> None:
+        host_id = host.placed.host_id
+        generation = host.identity.generation if host.identity is not None else ""
+        announced = self._announced.get(host_id)
+        if host.state == "ready" and host.reachable and announced != generation:
+            self._announced[host_id] = generation
+            self._publish("replica.started", host, generation)
+        elif announced is not None and host.lost_at is not None:
+            del self._announced[host_id]
+            self._publish("replica.lost", host, announced)
+        if not present:
+            self._announced.pop(host_id, None)
+
+    def status_changed(self, status: Status) -> None:
+        key = desired_key(self.cluster, status.tenant, status.model)
+        self.statuses.hold(key, status.model_dump(mode="json"))
+
+    def keep_statuses_of(self, deployments: Iterable[tuple[str, str]]) -> None:
+        """Drop the status of every deployment that is not among these."""
+        wanted = {desired_key(self.cluster, tenant, model) for tenant, model in deployments}
+        for key in self.statuses.live() - wanted:
+            self.statuses.hold(key, None)
+
+    def _publish(self, kind: Literal["replica.started", "replica.lost"], host: Host, generation: str) -> None:
+        placed = host.placed
+        event = CloudEvent(
+            id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.cluster}/{placed.host_id}/{generation}/{kind}")),
+            source=f"/clusters/{self.cluster}",
+            type=kind,
+            subject=f"models/{placed.model}",
+            time=rfc3339(time.time()),
+            tenant=placed.tenant,
+            data={
+                "host_id": placed.host_id,
+                "version": placed.version,
+                "node": placed.node,
+                "devices": host.identity.devices if host.identity is not None else placed.devices,
+                "restarts": host.restarts,
+                "reason": host.reason,
+            },
+        )
+        task = asyncio.create_task(self._send(event))
+        self._events.add(task)
+        task.add_done_callback(self._events.discard)
+
+    async def _send(self, event: CloudEvent) -> None:
+        """Once; status is what counts, an event lost with the bus is not made up for."""
+        with contextlib.suppress(*BUS_ERRORS):
+            await self.bus.jetstream().publish(
+                event_subject(event), event.model_dump_json().encode(), headers={"Nats-Msg-Id": event.id}
+            )

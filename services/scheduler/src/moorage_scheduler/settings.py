@@ -1,0 +1,15 @@
+"""The scheduler's settings, read once in `__main__` from `MOORAGE_*` variables."""
+
+from moorage_common.settings import ServiceSettings
+from pydantic import Field
+
+
+class Settings(ServiceSettings):
+    """Ray's own RAY_AUTH_MODE and RAY_AUTH_TOKEN are read by Ray."""
+
+    cluster: str = Field(default="default", description="Name of the cluster this scheduler answers for.")
+    ray_address: str = Field(default="127.0.0.1:6379", description="Ray's control service, `host:port`.")
+    cache_dir: str = Field(
+        default="/var/cache/moorage", description="Artifact cache of the replica hosts, the same path on every node."
+    )
+    host_bind: str = Field(default="127.0.0.1", description="Address that replica hosts listen on.")

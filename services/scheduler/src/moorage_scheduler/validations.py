@@ -1,0 +1,158 @@
+"""Validation runs: one warm CPU host a tenant loads the version and answers the pusher's examples again."""
+
+import asyncio
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+from moorage_common.contracts.desired import Desired, Resources, ValidationResult, ValidationRun
+
+from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed, RayNode
+from moorage_scheduler.metrics import SchedulerMetrics
+
+log = structlog.get_logger()
+
+WARM_S = 600.0
+RUN_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 60.0
+RETRY_S = 1.0
+TRIES = 30
+"""How often a run is tried while its artifacts or the cluster cannot be reached."""
+DEATHS = 2
+"""So many dead or hung processes speak against the version."""
+PURPOSE_MODEL = "_validation"
+"""In the place of a model's name, which cannot begin with an underscore."""
+
+
+@dataclass
+class ValidationHost:
+    """A tenant's validation host. Runs of one tenant take turns."""
+
+    host_id: str
+    used_at: float
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass
+class Validations:
+    """Runs wanted, running and answered. `on_result` is called with the deployment that has a new result."""
+
+    cluster: Cluster
+    metrics: SchedulerMetrics
+    configure: Callable[[str, str], str]
+    """Host id and tenant -> the JSON of an empty host's configuration."""
+    nodes: Callable[[], list[RayNode]]
+    on_result: Callable[[], None]
+    results: dict[tuple[str, str], dict[str, ValidationResult]] = field(default_factory=lambda: defaultdict(dict))
+    _hosts: dict[str, ValidationHost] = field(default_factory=dict)
+    _starting: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def adopt(self, placed: Placed) -> None:
+        """Take over a validation host that runs already."""
+        self._hosts[placed.tenant] = ValidationHost(placed.host_id, time.monotonic())
+
+    def want(self, desired: Iterable[Desired]) -> None:
+        """Start the runs that are new; forget results and runs that are no longer asked for."""
+        wanted: dict[str, tuple[tuple[str, str], ValidationRun]] = {}
+        for entry in desired:
+            wanted |= {run.run_id: ((entry.tenant, entry.model), run) for run in entry.validations}
+        for results in self.results.values():
+            for run_id in results.keys() - wanted.keys():
+                del results[run_id]
+        for run_id in self._tasks.keys() - wanted.keys():
+            self._tasks.pop(run_id).cancel()
+        for run_id, (deployment, run) in wanted.items():
+            if run_id not in self._tasks and run_id not in self.results[deployment]:
+                self._tasks[run_id] = asyncio.create_task(self._answer(deployment, run), name=f"validation-{run_id}")
+
+    def of(self, deployment: tuple[str, str]) -> list[ValidationResult]:
+        return list(self.results.get(deployment, {}).values())
+
+    async def sweep(self) -> None:
+        """Remove hosts that were idle for ten minutes."""
+        for tenant, host in list(self._hosts.items()):
+            if time.monotonic() - host.used_at > WARM_S and not host.turn.locked():
+                await self._discard(tenant)
+
+    async def close(self) -> None:
+        """Stop waiting for runs; a new scheduler runs them again."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, deployment: tuple[str, str], run: ValidationRun) -> None:
+        began = time.monotonic()
+        result = await self._run(deployment[0], run)
+        took = round(time.monotonic() - began, 2)
+        log.info("validated", model=deployment[1], version=run.load.version, state=result.state, seconds=took)
+        self.metrics.series.child(self.metrics.validations, deployment[0], result.state).inc()
+        self.results[deployment][run.run_id] = result
+        self._tasks.pop(run.run_id, None)
+        self.on_result()
+
+    async def _run(self, tenant: str, run: ValidationRun) -> ValidationResult:
+        reason, deaths = "", 0
+        for _attempt in range(TRIES):
+            try:
+                host = await self._host(tenant)
+            except (ClusterUnreachable, HostGone, HostRefused) as error:
+                reason = f"no host to validate on: {error}"[:500]
+                await asyncio.sleep(RETRY_S)
+                continue
+            try:
+                async with host.turn:
+                    host.used_at = time.monotonic()
+                    answer = await self.cluster.call(
+                        host.host_id, "validate", run.model_dump_json(), timeout_s=RUN_TIMEOUT_S, retries=0
+                    )
+                    host.used_at = time.monotonic()
+                return ValidationResult.model_validate(answer)
+            except (HostGone, ClusterUnreachable) as error:
+                reason, deaths = f"the process that loaded the version died or hung: {error}"[:500], deaths + 1
+                await self._discard(tenant)
+                if deaths == DEATHS:
+                    break
+            except HostRefused as error:
+                reason = str(error)[:500]
+            await asyncio.sleep(RETRY_S)
+        return ValidationResult(run_id=run.run_id, version=run.load.version, state="rejected", reason=reason)
+
+    async def _host(self, tenant: str) -> ValidationHost:
+        """The tenant's host, started when there is none. Raises ClusterUnreachable, HostGone."""
+        async with self._starting[tenant]:
+            held = self._hosts.get(tenant)
+            if held is not None:
+                return held
+            nodes = self.nodes()
+            if not nodes:
+                message = "the cluster has no node yet"
+                raise ClusterUnreachable(message)
+            node = max(nodes, key=lambda node: node.size.cpu_milli)
+            placed = Placed(
+                host_id=f"{tenant}.{PURPOSE_MODEL}.0.{secrets.token_hex(3)}",
+                tenant=tenant,
+                model=PURPOSE_MODEL,
+                version=0,
+                purpose="validation",
+                node=node.size.name,
+                devices=[],
+                asked=Resources().model_dump(mode="json"),
+                started_at=time.time(),
+            )
+            await self.cluster.start(placed, node.ray_id, 0.0, self.configure(placed.host_id, tenant))
+            await self.cluster.call(placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
+            self._hosts[tenant] = ValidationHost(placed.host_id, time.monotonic())
+            return self._hosts[tenant]
+
+    async def _discard(self, tenant: str) -> None:
+        host = self._hosts.pop(tenant, None)
+        if host is not None:
+            try:
+                await self.cluster.remove(host.host_id)
+            except ClusterUnreachable as error:
+                log.warning("validation host not removed", host_id=host.host_id, error=str(error))
