@@ -108,6 +108,7 @@ class Fleet:
     failures: dict[VersionKey, Failure] = field(default_factory=dict)
     _crashes: dict[VersionKey, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=CRASHES)))
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     def start(self, start: Start) -> None:
         """Begin to start a host; it counts as placed from now on."""
@@ -141,9 +142,11 @@ class Fleet:
 
     async def settled(self, timeout_s: float) -> None:
         """Wait until every host has said who it is, or is known to be away; at most `timeout_s`."""
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until and any(h.identity is None and not h.lost_at for h in self.hosts.values()):
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(host.identity is None and not host.lost_at for host in self.hosts.values()):
+                    self._heard.clear()
+                    await self._heard.wait()
 
     async def close(self) -> None:
         """Stop following; the hosts go on."""
@@ -211,6 +214,7 @@ class Fleet:
             if host.recovering_since is not None:
                 self.metrics.recovery_seconds.observe(now - host.recovering_since)
                 host.recovering_since = None
+        self._heard.set()
         if (host.state, host.identity, host.lost_at) != before:
             log.info("host", host_id=host.placed.host_id, state=host.state, reason=host.reason, pid=identity.pid)
             self.on_change(host)
@@ -222,6 +226,7 @@ class Fleet:
         host.lost_generation = host.identity.generation if host.identity else ""
         host.state, host.reason = "starting", reason
         host.log_lines = [*host.log_lines, f"scheduler: {reason}"][-LOG_LINES:]
+        self._heard.set()
         log.warning("host lost", host_id=host.placed.host_id, reason=reason, restarted_by_ray=not given_up)
         self.on_change(host)
         crashes = self._crashes[host.key]
