@@ -97,6 +97,9 @@ class Forwarder:
             reply.discard()
             self._again(attempt, Failure.NOT_HELD, host, str(reply.status))
             return True
+        if reply.status == 404:
+            reply.discard()
+            raise _no_replica(attempt.served)
         return False
 
     def _again(self, attempt: Attempt, failure: Failure, host: Host, detail: str) -> None:
@@ -114,9 +117,9 @@ class Forwarder:
     async def _wait_for_host(self, attempt: Attempt) -> Host:
         served = attempt.served
         replicas, parked = served.replicas, self._endpoints.parked_by_tenant
-        message = f"no replica of {served.model} version {served.number} is ready; try again"
         ends = min(attempt.deadline, time.monotonic() + self._park_s)
         if replicas.parked >= PARKED_A_VERSION or parked[served.tenant] >= PARKED_A_TENANT:
+            message = f"too many requests wait for a replica of {served.model}; try again"
             raise Unavailable(message, code="too_many_waiting", retry_after_s=5)
         parked[served.tenant] += 1
         try:
@@ -126,7 +129,7 @@ class Forwarder:
                 if host is not None:
                     return host
         except TimeoutError as error:
-            raise Unavailable(message, code="no_replica", retry_after_s=5) from error
+            raise _no_replica(served) from error
         finally:
             parked[served.tenant] -= 1
 
@@ -140,3 +143,8 @@ class Forwarder:
 
 def _kept(body: bytes | StreamedBody) -> bool:
     return isinstance(body, bytes) or not body.started
+
+
+def _no_replica(served: ServedVersion) -> Unavailable:
+    message = f"no replica of {served.model} version {served.number} is ready; try again"
+    return Unavailable(message, code="no_replica", retry_after_s=5)
