@@ -30,7 +30,7 @@ class Predicted:
     service_us: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     inputs: dict[str, Array]
     rows: int

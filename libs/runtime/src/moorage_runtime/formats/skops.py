@@ -2,10 +2,11 @@
 
 import warnings
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import Unprocessable
@@ -69,13 +70,39 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _set_threads(estimator: Any, threads: int) -> None:
-    """A saved `n_jobs=-1` would start a pool for each request."""
-    if not hasattr(estimator, "get_params"):
-        return
-    jobs = {name: threads for name in estimator.get_params(deep=True) if name.rsplit("__", 1)[-1] == "n_jobs"}
-    if jobs:
-        estimator.set_params(**jobs)
+def _parts(estimator: Any) -> Iterator[Any]:
+    """The estimator and all estimators inside it, fitted copies included."""
+    seen: set[int] = set()
+    level = [estimator]
+    while level:
+        part = level.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            level.extend(part.values())
+        elif isinstance(part, list | tuple):
+            level.extend(part)
+        elif isinstance(part, np.ndarray) and part.dtype.kind == "O":
+            level.extend(part.ravel().tolist())
+        elif hasattr(part, "get_params") or hasattr(part, "predict"):
+            yield part
+            level.extend(getattr(part, "__dict__", {}).values())
+
+
+def _restrain(estimator: Any, threads: int) -> None:
+    """Hold parallel estimators to `threads`, and refuse those that would open files whose names requests carry.
+
+    A saved `n_jobs=-1` would start a pool for each request.
+    """
+    for part in _parts(estimator):
+        if getattr(part, "input", None) in {"filename", "file"}:
+            raise Unprocessable(
+                f"{type(part).__name__} reads files by name; train it with input='content' and send texts",
+                code="reads_files",
+            )
+        if hasattr(part, "n_jobs"):
+            part.n_jobs = threads
 
 
 def load(path: Path, spec: LoadSpec) -> SkopsModel:
@@ -104,5 +131,5 @@ def load(path: Path, spec: LoadSpec) -> SkopsModel:
                 f"methods of the estimator: {', '.join(METHODS)}",
                 code="bad_signature",
             )
-    _set_threads(estimator, spec.threads)
+    _restrain(estimator, spec.threads)
     return SkopsModel(estimator, spec.signature)

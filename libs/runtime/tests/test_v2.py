@@ -1,0 +1,218 @@
+"""The codec: what goes in comes out, and what is wrong is refused before it costs anything."""
+
+import struct
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from moorage_common.errors import BadRequest, Internal
+from moorage_runtime import v2
+
+_SHAPES = hnp.array_shapes(min_dims=0, max_dims=8, min_side=0, max_side=3)
+_NUMBERS = st.sampled_from(["?", "u1", "<u2", "<u4", "<u8", "i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"])
+_ANY = _NUMBERS.flatmap(lambda d: hnp.arrays(np.dtype(d), _SHAPES))
+_FINITE = _NUMBERS.flatmap(
+    lambda d: hnp.arrays(
+        np.dtype(d), _SHAPES, elements={"allow_nan": False, "allow_infinity": False} if "f" in d else None
+    )
+)
+_TEXTS = hnp.arrays(np.dtype(object), _SHAPES, elements=st.text(st.characters(codec="utf-8"), max_size=6))
+_BYTES = hnp.arrays(np.dtype(object), _SHAPES, elements=st.binary(max_size=6))
+
+
+def _same(one: v2.Array, other: v2.Array) -> None:
+    assert one.dtype == v2.canonical(other).dtype
+    np.testing.assert_array_equal(one, v2.canonical(other))
+
+
+def _decode(encoded: v2.Encoded) -> v2.InferRequest:
+    return v2.decode_request(encoded.body, encoded.headers.get(v2.HEADER_LENGTH))
+
+
+@given(array=st.one_of(_FINITE, _TEXTS))
+@settings(deadline=None)
+def test_json_requests_carry_every_datatype_exactly(array: v2.Array) -> None:
+    encoded = v2.encode_request({"x": array}, binary=False)
+    assert encoded.headers == {"content-type": "application/json"}
+    _same(_decode(encoded).inputs["x"], array)
+
+
+@given(one=st.one_of(_ANY, _TEXTS, _BYTES), two=_ANY)
+@settings(deadline=None)
+def test_binary_requests_carry_every_datatype_exactly(one: v2.Array, two: v2.Array) -> None:
+    request = _decode(v2.encode_request({"x": one, "y": two}, binary=True))
+    _same(request.inputs["x"], one)
+    _same(request.inputs["y"], two)
+
+
+@given(array=st.one_of(_ANY, _TEXTS))
+@settings(deadline=None)
+def test_responses_come_back_as_they_were_given(array: v2.Array) -> None:
+    request = v2.InferRequest(inputs={}, id="é 1", binary_default=True)
+    encoded = v2.encode_response(request, model_name="m", model_version="3", outputs={"y": array})
+    response = v2.decode_response(encoded.body, encoded.headers.get(v2.HEADER_LENGTH))
+    assert (response.model_name, response.model_version, response.id) == ("m", "3", "é 1")
+    _same(response.outputs["y"], array)
+
+
+@given(body=st.binary(max_size=200), length=st.none() | st.text("0123456789-x", max_size=20))
+def test_any_body_is_decoded_or_refused_with_a_text(body: bytes, length: str | None) -> None:
+    with pytest.raises(BadRequest):
+        v2.decode_request(body, length)
+
+
+def _json(*tensors: dict[str, Any], **more: Any) -> bytes:
+    return orjson.dumps({"inputs": list(tensors), **more})
+
+
+def _tensor(datatype: str, shape: Any, data: Any, **more: Any) -> dict[str, Any]:
+    return {"name": "x", "datatype": datatype, "shape": shape, "data": data, **more}
+
+
+def test_nested_and_flat_data_are_the_same() -> None:
+    flat = v2.decode_request(_json(_tensor("FP32", [2, 3], [1, 2, 3, 4, 5, 6]))).inputs["x"]
+    nested = v2.decode_request(_json(_tensor("FP32", [2, 3], [[1, 2, 3], [4, 5, 6]]))).inputs["x"]
+    np.testing.assert_array_equal(flat, nested)
+
+
+def test_64_bit_integers_stay_exact() -> None:
+    signed = [2**63 - 1, -(2**63), 2**53 + 1]
+    assert v2.decode_request(_json(_tensor("INT64", [3], signed))).inputs["x"].tolist() == signed
+    unsigned = [1, 2**64 - 1, 2**63]
+    assert v2.decode_request(_json(_tensor("UINT64", [3], unsigned))).inputs["x"].tolist() == unsigned
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        (_tensor("FP32", [2], [1]), "promises 2 elements, data holds 1"),
+        (_tensor("FP32", [10**18, 10**18], [1]), "promises"),
+        (_tensor("FP32", [1] * 9, [1]), "at most 8"),
+        (_tensor("FP32", [-1], []), "not negative"),
+        (_tensor("FP32", [True], [1]), "integers"),
+        (_tensor("FP32", None, [1]), "shape"),
+        (_tensor("FP32", [2, 1], [[1], [2, 3]]), "ragged"),
+        (_tensor("FP32", [2], [1, [2]]), "found int, list"),
+        (_tensor("FP32", [2, 3], [[1, 2], [3, 4], [5, 6]]), "nested as"),
+        (_tensor("FP32", [1], [[[[[[[[[1]]]]]]]]]), "nested deeper"),
+        (_tensor("FP32", [1], [None]), "binary data only"),
+        (_tensor("FP32", [1], ["nan"]), "must be numbers"),
+        (_tensor("FP32", [1], [1e300]), "does not fit"),
+        (_tensor("FP32", [2], [1, True]), "found bool"),
+        (_tensor("FP32", [1], 1), "must be a list"),
+        (_tensor("INT8", [1], [128]), "does not fit"),
+        (_tensor("UINT64", [1], [-1]), "does not fit"),
+        (_tensor("INT64", [1], [1.5]), "whole numbers"),
+        (_tensor("BOOL", [1], [1]), "true or false"),
+        (_tensor("BYTES", [1], [1]), "strings"),
+        (_tensor("BF16", [1], [1.0]), "no JSON form"),
+        (_tensor("STRING", [1], ["a"]), "datatype must be one of"),
+        (_tensor(["FP32"], [1], [1]), "datatype must be one of"),  # type: ignore[arg-type]
+        ({"name": "x", "datatype": "FP32", "shape": [1]}, "neither data nor"),
+        ({"datatype": "FP32", "shape": [1], "data": [1]}, "each with a name"),
+    ],
+)
+def test_bad_tensors_are_refused_with_what_is_wrong(tensor: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadRequest, match=says):
+        v2.decode_request(_json(tensor))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "object"),
+        (b'{"inputs": []}', "at least one tensor"),
+        (b'{"inputs": {}}', "list of objects"),
+        (b'{"inputs": [{"name":"x","datatype":"FP32","shape":[1],"data":[NaN]}]}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (_json(_tensor("FP32", [1], [1]), id=5), "id must be a string"),
+        (_json(_tensor("FP32", [1], [1]), parameters=[]), "parameters"),
+        (_json(_tensor("FP32", [1], [1]), _tensor("FP32", [1], [1])), "twice"),
+        (_json(*[{**_tensor("FP32", [1], [1]), "name": str(i)} for i in range(65)]), "at most 64"),
+        (_json(_tensor("FP32", [1], [1]), outputs=["y"]), "outputs must be"),
+        (b'{"parameters":{"a":' + b"[" * 40 + b"]" * 40 + b'},"inputs":[]}', "nested deeper"),
+    ],
+)
+def test_bad_bodies_are_refused_with_what_is_wrong(body: bytes, says: str) -> None:
+    with pytest.raises(BadRequest, match=says):
+        v2.decode_request(body)
+
+
+def test_a_long_string_among_many_numbers_costs_no_memory() -> None:
+    body = _json(_tensor("FP32", [200_001], ["a" * 1_000_000] + [1] * 200_000))
+    with pytest.raises(BadRequest, match="must be numbers"):
+        v2.decode_request(body)
+
+
+def _binary(head: dict[str, Any], raw: bytes) -> tuple[bytes, str]:
+    text = orjson.dumps(head)
+    return text + raw, str(len(text))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "raw", "says"),
+    [
+        ({"datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 4}}, b"abcd", "is 8 bytes"),
+        ({"datatype": "FP32", "shape": [10**15], "parameters": {"binary_data_size": 4}}, b"abcd", "bytes"),
+        ({"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 10**12}}, b"abcd", "past the body"),
+        ({"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": -4}}, b"abcd", "past the body"),
+        ({"datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}, b"abcdef", "belong to no tensor"),
+        ({"datatype": "BYTES", "shape": [10**12], "parameters": {"binary_data_size": 4}}, b"\0\0\0\0", "cannot hold"),
+        ({"datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 4}}, b"\xff\0\0\0", "past the tensor"),
+        ({"datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 6}}, b"\1\0\0\0ab", "left over"),
+    ],
+)
+def test_bad_binary_data_is_refused_before_it_is_allocated(tensor: dict[str, Any], raw: bytes, says: str) -> None:
+    body, length = _binary({"inputs": [{"name": "x", **tensor}]}, raw)
+    with pytest.raises(BadRequest, match=says):
+        v2.decode_request(body, length)
+
+
+def test_json_and_binary_inputs_mix_as_tritonclient_sends_them() -> None:
+    head = {
+        "inputs": [
+            {"name": "a", "datatype": "FP32", "shape": [2], "parameters": {"binary_data_size": 8}},
+            {"name": "b", "datatype": "INT64", "shape": [1], "data": [7]},
+            {"name": "c", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 6}},
+        ],
+        "outputs": [{"name": "y", "parameters": {"binary_data": True}}, {"name": "z"}],
+    }
+    body, length = _binary(head, struct.pack("<2f", 1.5, -2) + b"\2\0\0\0\xff\0")
+    request = v2.decode_request(body, length)
+    assert request.inputs["a"].tolist() == [1.5, -2]
+    assert request.inputs["b"].tolist() == [7]
+    assert request.inputs["c"].tolist() == [b"\xff\0"]
+    assert request.outputs == ("y", "z")
+    assert (request.wants_binary("y"), request.wants_binary("z")) == (True, False)
+
+
+def test_bf16_travels_as_binary_and_is_float32_in_memory() -> None:
+    head = {"inputs": [{"name": "x", "datatype": "BF16", "shape": [3], "parameters": {"binary_data_size": 6}}]}
+    body, length = _binary(head, bytes.fromhex("803f00c0c07f"))
+    array = v2.decode_request(body, length).inputs["x"]
+    np.testing.assert_array_equal(array, np.array([1.0, -2.0, np.nan], dtype=np.float32))
+
+
+def test_nan_never_leaves_as_json() -> None:
+    outputs = {"y": np.array([1.0, np.nan])}
+    with pytest.raises(Internal, match="NaN or Inf") as caught:
+        v2.encode_response(v2.InferRequest(inputs={}), model_name="m", model_version="1", outputs=outputs)
+    assert caught.value.code == "nan_output"
+    assert v2.encode_request(outputs).headers["content-type"] == "application/octet-stream"
+
+
+def test_ids_and_versions_are_echoed_and_absent_ids_stay_absent() -> None:
+    answer = {"model_name": "m", "model_version": "2", "outputs": {"y": np.array([1], dtype=np.int32)}}
+    with_id = v2.encode_response(v2.InferRequest(inputs={}, id="7"), **answer)
+    assert orjson.loads(with_id.body) == {
+        "model_name": "m",
+        "model_version": "2",
+        "id": "7",
+        "outputs": [{"name": "y", "datatype": "INT32", "shape": [1], "data": [1]}],
+    }
+    assert "id" not in orjson.loads(v2.encode_response(v2.InferRequest(inputs={}), **answer).body)
