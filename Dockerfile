@@ -47,6 +47,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["moo
 
 FROM service AS registry
 COPY --from=build-registry /opt/moorage /opt/moorage
+COPY --chmod=0755 deploy/docker/migrate.py /usr/local/bin/moorage-migrate
 ENV MOORAGE_ARTIFACT_DIR=/var/lib/moorage/artifacts
 CMD ["python", "-m", "moorage_registry"]
 
