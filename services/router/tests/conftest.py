@@ -5,13 +5,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from moorage_common.testing.servers import Server
+from moorage_router.settings import RouterSettings
 from pydantic import SecretStr
 
-from moorage_router.settings import RouterSettings
-
 sys.path.append(str(Path(__file__).parent))
-from router_harness import PEPPER, Desired, FakeHost, RunningRouter, serving  # noqa: E402 - beside this file
+from router_harness import PEPPER, Desired, FakeHost, RunningRouter, serving
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """The loop that the router runs on; its transports differ from asyncio's."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture
@@ -53,5 +59,3 @@ async def other_host() -> AsyncIterator[FakeHost]:
 async def router(settings: RouterSettings, desired: Desired) -> AsyncIterator[RunningRouter]:
     async with serving(settings) as running:
         yield running
-
-

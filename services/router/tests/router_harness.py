@@ -19,8 +19,8 @@ from moorage_common.contracts.keys import KeyRecord, TenantLimits
 from moorage_common.contracts.routes import Arm, Route, RouteVersion
 from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.contracts.versioned import Versioned
+from moorage_common.errors import MoorageError
 from moorage_common.kv import BucketWriter
-
 from moorage_router.app import RouterApp
 from moorage_router.protocol import RouterProtocol
 from moorage_router.settings import RouterSettings
@@ -207,7 +207,9 @@ class RunningRouter:
     client: httpx.AsyncClient
     port: int
 
-    async def infer(self, key: api_keys.ApiKey | str, path: str = "/v2/models/m/infer", **fields: Any) -> httpx.Response:
+    async def infer(
+        self, key: api_keys.ApiKey | str, path: str = "/v2/models/m/infer", **fields: Any
+    ) -> httpx.Response:
         text = key if isinstance(key, str) else key.text
         headers = {"authorization": f"Bearer {text}", **fields.pop("headers", {})}
         return await self.client.post(path, headers=headers, content=fields.pop("content", BODY), **fields)
@@ -223,7 +225,7 @@ class RunningRouter:
         def there() -> bool:
             try:
                 _, route = deps.endpoints._gateway.authorize(f"Bearer {key.text}".encode(), None, model)
-            except Exception:
+            except MoorageError:
                 return False
             return set(versions) <= {n for n, served in route.versions.items() if served.replicas.ready}
 
@@ -235,7 +237,7 @@ async def serving(settings: RouterSettings) -> AsyncIterator[RunningRouter]:
     """Serve in this loop, as `__main__` does, without the operations port."""
     app = RouterApp(settings)
     config = uvicorn.Config(
-        app, http=RouterProtocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+        app, http=RouterProtocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False,
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = uvicorn.Server(config)

@@ -6,12 +6,12 @@ import logging
 import time
 
 import pytest
-from router_harness import BODY, PEPPER, Desired, FakeHost, RunningRouter, until
 from moorage_common import api_keys
 from moorage_common.contracts.request_id import parse_request_id
 from moorage_common.secrets import derive
-
 from moorage_router.settings import RouterSettings
+from router_harness import BODY, PEPPER, Desired, FakeHost, RunningRouter, until
+
 
 async def test_an_inference_is_answered_with_the_chosen_versions_answer_and_a_request_id(
     router: RunningRouter, desired: Desired, host: FakeHost
@@ -66,15 +66,15 @@ async def test_refusals_have_the_protocols_shape_and_say_what_to_do(
     await desired.route({1: 10_000})
     await desired.host(host, 1)
     await router.knows(key, 1)
-    await until(lambda: early.kid in router.app.deps.keys._principals)
+    await until(lambda: early.kid in router.app.deps.keys._records)
     await until(lambda: "demo" in router.app.deps.limits.tenants)
     refused = [
         (await router.infer("mrg_live_short"), 401, "key_malformed"),
         (await router.infer(api_keys.mint()), 401, "key_unknown"),
         (await router.infer(api_keys.ApiKey(key.kid, "", api_keys.mint().text)), 401, "key_unknown"),
         (await router.infer(expired), 401, "key_expired"),
-        (await router.infer(early), 401, "key_expired"),
-        (await router.client.post("/v2/models/m/infer", content=BODY), 401, "key_missing"),
+        (await router.infer(early), 401, "key_not_yet_valid"),
+        (await router.client.post("/v2/models/m/infer", content=BODY), 401, "key_absent"),
         (await router.infer(narrow), 403, "scope_missing"),
         (await router.infer(foreign), 404, "model_not_found"),
         (await router.infer(key, "/v2/models/absent/infer"), 404, "model_not_found"),

@@ -16,10 +16,8 @@ def main() -> None:
     logs.configure("router", level=settings.log_level, log_format=settings.log_format)
     app = RouterApp(settings)
     listener = socket.socket(fileno=settings.listen_fd) if settings.listen_fd is not None else None
-    serving = serve(
-        app, app.operations(), settings, listener=listener, http=RouterProtocol, ws="none", timeout_keep_alive=75
-    )
-    uvloop.run(serving)
+    options = {"http": RouterProtocol, "ws": "none", "proxy_headers": False, "timeout_keep_alive": 75}
+    uvloop.run(serve(app, app.operations(), settings, listener=listener, **options))
 
 
 if __name__ == "__main__":

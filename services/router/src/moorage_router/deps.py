@@ -9,9 +9,11 @@ from urllib.parse import urlsplit
 
 from moorage_common import secrets
 from moorage_common.bus import Bus
+from moorage_common.contracts.versioned import Versioned
+from moorage_common.key_table import KeyTable
 from prometheus_client.core import Metric
 
-from moorage_router.auth import Keyring
+from moorage_router.auth import Authenticator
 from moorage_router.catalog import Catalog
 from moorage_router.endpoints import Endpoints
 from moorage_router.features import FeatureJoiner
@@ -37,7 +39,7 @@ class Deps:
 
     bus: Bus
     store: LimitStore
-    keys: Keyring
+    keys: KeyTable
     limits: Limiter
     routes: RouteTable
     hosts: EndpointTable
@@ -62,21 +64,29 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     hosts = EndpointTable(settings.connections_per_host)
     limits = Limiter(StoreState(store), settings.router_name, hosts.parked)
     routes = RouteTable(hosts, metrics.version)
-    keys = Keyring(pepper)
+    keys = KeyTable(pepper)
+
+    def on_limits(tenant: str, entry: Versioned) -> None:
+        keys.on_limits(tenant, entry)
+        limits.apply(tenant, entry)
+
     tables = Tables(
         bus, settings.state_dir / f"{settings.router_name}.snapshot.json",
-        keys=keys.apply, limits=limits.apply, routes=routes.apply, endpoints=hosts.apply,
+        keys=keys.on_key, limits=on_limits, routes=routes.apply, endpoints=hosts.apply,
     )  # fmt: skip
-    if not settings.serve_stale_keys:
-        started = time.monotonic()
-        keys.distrust(lambda: min(tables.keys_silence_s(), time.monotonic() - started) > settings.stale_keys_s)
+    started = time.monotonic()
+
+    def stale() -> bool:
+        silence_s = min(tables.keys_silence_s(), time.monotonic() - started)
+        return not settings.serve_stale_keys and silence_s > settings.stale_keys_s
+
     meter = UsageMeter()
     usage_log = UsageLog(settings.state_dir / "usage", settings.router_name)
     usage = UsageShipper(meter, usage_log, bus)
     proxy = urlsplit(settings.feature_proxy_url)
     feature_pool = Pool(f"{proxy.hostname}:{proxy.port or 80}", settings.connections_per_host)
     gateway = Gateway(
-        keys=keys, routes=routes, limits=limits, usage=meter, request_id_secret=request_id_secret,
+        keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter, request_id_secret=request_id_secret,
         features=FeatureJoiner(feature_pool, secrets.internal_token(pepper)),
         forwarder=Forwarder(hosts, metrics, settings.park_s),
     )  # fmt: skip

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from moorage_common import trace
-from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.keys import KeyRecord, TenantLimits
 from moorage_common.contracts.request_id import RequestId, format_request_id, new_ulid
-from moorage_common.errors import Forbidden, MoorageError, NotFound
+from moorage_common.errors import MoorageError, NotFound
+from moorage_common.key_table import require_scope
 
-from moorage_router.auth import Keyring, Principal
+from moorage_router.auth import Authenticator
 from moorage_router.bodies import IncomingBody, StreamedBody
 from moorage_router.features import FeatureJoiner
 from moorage_router.forwarding import Attempt, Forwarder
@@ -63,7 +64,7 @@ class Gateway:
     def __init__(
         self,
         *,
-        keys: Keyring,
+        keys: Authenticator,
         routes: RouteTable,
         limits: Limiter,
         features: FeatureJoiner,
@@ -83,7 +84,7 @@ class Gateway:
         """Answer one call through `respond`. Raises MoorageError for a refusal."""
         started = time.monotonic()
         principal, route = self.authorize(call.authorization, call.tenant, call.model)
-        tenant = self._tenant(principal)
+        tenant = self._tenant(principal.tenant)
         await self._limits.admit(tenant)
         served = route.version(call.version, random.random())  # noqa: S311 - a share of traffic, not a secret
         call.request_id = self._request_id(served)
@@ -113,14 +114,14 @@ class Gateway:
             served.series.count(outcome.status)
             self._usage.add(served.tenant, served.model, served.number, principal.kid, outcome)
 
-    def authorize(self, authorization: bytes | None, tenant: str | None, model: str) -> tuple[Principal, ServedRoute]:
+    def authorize(self, authorization: bytes | None, tenant: str | None, model: str) -> tuple[KeyRecord, ServedRoute]:
         """Who calls and the route of `model`, which the key must cover. Raises Unauthenticated, NotFound, Forbidden."""
         principal = self.identify(authorization, tenant)
         route = self._routes.find(principal.tenant, model)
-        principal.require_infer(model)
+        require_scope(principal, "infer", model)
         return principal, route
 
-    def identify(self, authorization: bytes | None, tenant: str | None) -> Principal:
+    def identify(self, authorization: bytes | None, tenant: str | None) -> KeyRecord:
         """Who calls; a tenant in the path must be the key's own."""
         principal = self._keys.authenticate(authorization)
         if tenant is not None and tenant != principal.tenant:
@@ -128,14 +129,9 @@ class Gateway:
             raise NotFound(message, code="tenant_not_found")
         return principal
 
-    def _tenant(self, principal: Principal) -> Tenant:
-        tenant = self._limits.tenants.get(principal.tenant)
-        if tenant is None:
-            tenant = self._limits.add(TenantLimits(tenant=principal.tenant))
-        if tenant.limits.status == "suspended":
-            message = "this tenant is suspended; ask your operator"
-            raise Forbidden(message, code="tenant_suspended")
-        return tenant
+    def _tenant(self, name: str) -> Tenant:
+        tenant = self._limits.tenants.get(name)
+        return tenant if tenant is not None else self._limits.add(TenantLimits(tenant=name))
 
     async def _body(
         self, call: InferCall, tenant: Tenant, served: ServedVersion, deadline: float

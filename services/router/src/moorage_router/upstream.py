@@ -5,7 +5,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import httptools
 
@@ -185,8 +185,8 @@ class Connection(asyncio.Protocol):
     # -- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - TCP
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
+        self._pool.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -304,7 +304,6 @@ class Pool:
             raise ConnectFailed(f"{self.address}: {error or 'no connection in time'}") from error
         finally:
             self._opening -= 1
-        self._all.add(connection)
         return connection
 
     async def _turn(self, deadline: float) -> None:
@@ -319,6 +318,9 @@ class Pool:
             if isinstance(error, TimeoutError):
                 raise Overdue("no connection came free") from error
             raise
+
+    def opened(self, connection: Connection) -> None:
+        self._all.add(connection)
 
     def released(self, connection: Connection) -> None:
         """Its exchange is over and it may serve another."""

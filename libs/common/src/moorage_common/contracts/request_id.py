@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 
 _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [high + low for high in _BASE32 for low in _BASE32]
+_PAIR_SHIFTS = range(120, -1, -10)
 _MAC_BYTES = 9
 
 
@@ -26,7 +28,7 @@ def new_ulid(now_ms: int | None = None) -> str:
     """26 characters of Crockford base 32: 48 bits of milliseconds, 80 random bits (github.com/ulid/spec)."""
     ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     value = (ms << 80) | int.from_bytes(os.urandom(10), "big")
-    return "".join(_BASE32[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in _PAIR_SHIFTS])
 
 
 def _mac(secret: bytes, tenant: str, body: str) -> str:

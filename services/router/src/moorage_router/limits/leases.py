@@ -51,18 +51,65 @@ class StoreState:
     routers: int = 1
 
 
+class Call:
+    """One question to the store. `settled` is set when it has ended, or has taken longer than is waited for.
+
+    A late call goes on: what it brings is spent by later requests.
+    """
+
+    __slots__ = ("_breaker", "_leased", "_timer", "ended", "settled", "task")
+
+    def __init__(self, breaker: Breaker, patience_s: float) -> None:
+        self.settled = asyncio.Event()
+        self.ended = False
+        self.task: asyncio.Task[None] | None = None
+        self._breaker = breaker
+        self._leased = patience_s >= LEASED_WAIT_S
+        self._timer = asyncio.get_running_loop().call_later(patience_s, self._look_again)
+
+    def end(self) -> None:
+        self.ended = True
+        self._timer.cancel()
+        self.settled.set()
+
+    def _look_again(self, turns: int = 2) -> None:
+        """Late; but a loop that was busy itself must not blame the store, so read the sockets first."""
+        if self.ended:
+            return
+        if turns:
+            asyncio.get_running_loop().call_later(0.001, self._look_again, turns - 1)
+            return
+        self._breaker.failed(slow=self._leased)
+        self.settled.set()
+
+
 class Gate:
     """One tenant's tokens in this router. Times are seconds of the monotonic clock."""
 
     __slots__ = (
-        "_asked", "_back", "_denied_until", "_last_fold", "_leases", "_local_tat", "_low", "_mine", "_net", "_pending",
-        "_rate", "_share_mine", "_state", "_waiting", "limits", "policy", "share",
+        "_asked",
+        "_back",
+        "_call",
+        "_denied_until",
+        "_last_fold",
+        "_leases",
+        "_local_tat",
+        "_low",
+        "_mine",
+        "_net",
+        "_rate",
+        "_share_mine",
+        "_state",
+        "_waiting",
+        "limits",
+        "policy",
+        "share",
     )  # fmt: skip
 
     def __init__(self, limits: TenantLimits, state: StoreState) -> None:
         self._state = state
         self._leases: deque[Lease] = deque()
-        self._pending: asyncio.Task[None] | None = None
+        self._call: Call | None = None
         self._denied_until = 0.0
         self._waiting = 0
         self._back = 0
@@ -91,7 +138,7 @@ class Gate:
     @property
     def idle(self) -> bool:
         """Nothing to give back and nothing on its way."""
-        return not self._leases and not self._back and self._pending is None
+        return not self._leases and not self._back and self._call is None
 
     def take(self, now: float) -> bool:
         """Spend one token from memory, if there is one. Counts as one request of the tenant."""
@@ -104,7 +151,7 @@ class Gate:
             lease = leases[0]
             if lease.tokens > 0 and now < lease.ends:
                 lease.tokens -= 1
-                if lease.tokens <= self._low and self._pending is None and len(leases) == 1:
+                if lease.tokens <= self._low and self._call is None and len(leases) == 1:
                     self._prefetch(now)
                 return True
             self._back += lease.tokens
@@ -117,12 +164,12 @@ class Gate:
             return Denied("rate", self._denied_until - now)
         if self.limits.requests_per_s <= 0:
             return Denied("rate", 60.0)
-        wait_s = LEASED_WAIT_S if self._chunk(now) >= gcra.LEAST_LEASE else DIRECT_WAIT_S
         self._waiting += 1
         try:
             while not self._state.breaker.opened:
-                if not await _done_within(self._pending or self._fetch(now), wait_s):
-                    self._state.breaker.failed(slow=wait_s >= LEASED_WAIT_S)
+                call = self._call or self._fetch(now)
+                await call.settled.wait()
+                if not call.ended:
                     break
                 now = time.monotonic()
                 if self._spend(now):
@@ -161,20 +208,25 @@ class Gate:
         if now >= self._denied_until and not self._state.breaker.opened:
             self._fetch(now)
 
-    def _fetch(self, now: float) -> asyncio.Task[None]:
+    def _fetch(self, now: float) -> Call:
         chunk = self._chunk(now)
-        self._low = chunk // 4 if chunk >= gcra.LEAST_LEASE else -1
-        self._pending = asyncio.create_task(self._lease(now, max(self._waiting, chunk)), name="limit-lease")
-        return self._pending
+        leased = chunk >= gcra.LEAST_LEASE
+        self._low = chunk // 4 if leased else -1
+        return self._ask(now, max(self._waiting, chunk), LEASED_WAIT_S if leased else DIRECT_WAIT_S)
+
+    def _ask(self, now: float, want: int, patience_s: float) -> Call:
+        self._call = Call(self._state.breaker, patience_s)
+        self._call.task = asyncio.create_task(self._lease(self._call, now, want), name="limit-lease")
+        return self._call
 
     def give_back(self, now: float) -> None:
         """Return what expired; called ten times a second."""
         while self._leases and now >= self._leases[0].ends:
             self._back += self._leases.popleft().tokens
-        if self._back and self._pending is None and not self._state.breaker.opened:
-            self._pending = asyncio.create_task(self._lease(now, 0), name="limit-give-back")
+        if self._back and self._call is None and not self._state.breaker.opened:
+            self._ask(now, 0, LEASED_WAIT_S)
 
-    async def _lease(self, asked_at: float, want: int) -> None:
+    async def _lease(self, call: Call, asked_at: float, want: int) -> None:
         limits, back, self._back = self.limits, self._back, 0
         try:
             granted = await self._state.store.lease(
@@ -187,7 +239,8 @@ class Gate:
             self._state.breaker.succeeded()
             self._received(granted, asked_at, want, back)
         finally:
-            self._pending = None
+            self._call = None
+            call.end()
 
     def _received(self, granted: Granted, asked_at: float, want: int, back: int) -> None:
         now = time.monotonic()
@@ -211,12 +264,3 @@ class Gate:
             part = min(1.0, max(0.0, (self._mine - self._share_mine) / total))
             self.share = max(_LEAST_SHARE / max(1, self._state.routers), self.share + 0.3 * (part - self.share))
             self._net, self._share_mine = net, self._mine
-
-
-async def _done_within(task: asyncio.Task[None], wait_s: float) -> bool:
-    """Whether `task` ends in time. It goes on if not: what it brings late is spent by later requests."""
-    await asyncio.wait({task}, timeout=wait_s)
-    for _turn in range(2):
-        if not task.done():
-            await asyncio.sleep(0)  # a loop that was busy itself must not blame the store
-    return task.done()
