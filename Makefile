@@ -35,6 +35,9 @@ up: setup ## Run the whole platform on this machine with a demo tenant (Ctrl-C e
 test: setup ## Run the tests of every library and service
 	$(BIN)/pytest
 
+e2e: setup ## Start the whole platform, use it, kill parts of it (about 6 minutes)
+	$(BIN)/pytest tests/e2e
+
 check: setup ## Lint, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

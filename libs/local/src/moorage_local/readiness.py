@@ -8,7 +8,7 @@ import httpx
 from moorage_local.options import StartFailed
 from moorage_local.processes import Program
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 180.0
 _POLL_S = 0.1
 
 
@@ -22,7 +22,7 @@ async def wait_until_ready(
         check: called between polls; may raise to give up.
 
     Raises:
-        StartFailed: after 120 s, with what each that is missing says.
+        StartFailed: after 180 s, with what each that is missing says.
     """
     waiting = {program.name: program.ready_url for program in programs if program.ready_url}
     reasons = dict.fromkeys(waiting, "does not answer")

@@ -1,0 +1,64 @@
+"""One `moorage up` a session, talked to as its users do: SDK, HTTP, and signals to its processes."""
+
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from moorage_sdk.client import Client
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE))
+from e2e_platform import Platform  # noqa: E402 - beside this file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """The platform that all tests share; started again by those that end it."""
+    platform = Platform(tmp_path_factory.mktemp("platform") / "state")
+    try:
+        platform.start()
+        yield platform
+    finally:
+        platform.end()
+
+
+@pytest.fixture
+def client(platform: Platform) -> Iterator[Client]:
+    """The demo tenant's client."""
+    with platform.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def pictures() -> np.ndarray:
+    """1,797 handwritten digits, 64 pixels each."""
+    found: np.ndarray = load_digits().data
+    return found
+
+
+@pytest.fixture(scope="session")
+def classifier(pictures: np.ndarray) -> Pipeline:
+    """Trained on the pictures."""
+    return make_pipeline(MinMaxScaler(), LogisticRegression(C=0.1, max_iter=300)).fit(pictures, load_digits().target)
+
+
+@pytest.fixture
+def name(client: Client) -> Iterator[str]:
+    """A model name of this test's own; its deployment is removed afterwards."""
+    name = f"m-{uuid.uuid4().hex[:10]}"
+    yield name
+    if client.registry.deployment(name) is not None:
+        client.registry.delete_deployment(name)
