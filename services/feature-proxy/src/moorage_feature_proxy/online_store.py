@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moorage_common.errors import MoorageError, Unavailable
-from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -19,8 +19,9 @@ from moorage_feature_proxy.metrics import Metrics
 
 FAILURES_TO_OPEN = 3
 COOL_DOWN_S = 1.0
-CELLS_A_BATCH = 5000
-"""Values read in one pipeline: bounds what one wait for Redis covers, and how long decoding holds the event loop."""
+KEYS_A_BATCH, CELLS_A_BATCH = 200, 2000
+"""Keys and values read in one pipeline: one wait for Redis covers no more, so a busy proxy is not taken for a slow
+Redis, and other requests get their turn in between."""
 
 Row = list[bytes | None]
 
@@ -68,16 +69,21 @@ class OnlineStore:
     breaker: Breaker = field(default_factory=Breaker)
 
     def __post_init__(self) -> None:
-        self._pool = BlockingConnectionPool.from_url(
+        self._slots = asyncio.Semaphore(self.connections)
+        self._pool = ConnectionPool.from_url(
             self.url,
             max_connections=self.connections,
-            timeout=self.timeout_s,
             socket_connect_timeout=self.timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
 
     async def read(self, reads: Sequence[Read]) -> list[list[Row]]:
         """The rows of each read, in the order of its keys. Raises Unavailable."""
+        async with self._slots:
+            return await self._read_all(reads)
+
+    async def _read_all(self, reads: Sequence[Read]) -> list[list[Row]]:
+        """Asks the breaker here, so that calls which queued behind a hung Redis fail at once."""
         if not self.breaker.allows(time.monotonic()):
             raise self._unavailable("breaker", "")
         try:
@@ -94,7 +100,7 @@ class OnlineStore:
         return rows
 
     async def _read(self, read: Read) -> list[Row]:
-        batch = max(1, CELLS_A_BATCH // len(read.fields))
+        batch = max(1, min(KEYS_A_BATCH, CELLS_A_BATCH // len(read.fields)))
         rows: list[Row] = []
         for start in range(0, len(read.keys), batch):
             rows += await self._batch(read.keys[start : start + batch], read.fields)
