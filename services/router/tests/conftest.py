@@ -5,19 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import uvloop
 from moorage_common.testing.servers import Server
 from moorage_router.settings import RouterSettings
 from pydantic import SecretStr
 
 sys.path.append(str(Path(__file__).parent))
 from router_harness import PEPPER, Desired, FakeHost, RunningRouter, serving
-
-
-@pytest.fixture(scope="session")
-def event_loop_policy() -> uvloop.EventLoopPolicy:
-    """The loop that the router runs on; its transports differ from asyncio's."""
-    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture

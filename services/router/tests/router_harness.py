@@ -237,7 +237,8 @@ async def serving(settings: RouterSettings) -> AsyncIterator[RunningRouter]:
     """Serve in this loop, as `__main__` does, without the operations port."""
     app = RouterApp(settings)
     config = uvicorn.Config(
-        app, http=RouterProtocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        app, http=RouterProtocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = uvicorn.Server(config)
