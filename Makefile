@@ -44,6 +44,15 @@ check: setup ## Lint, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+e2e: setup ## Run the whole platform and test it from outside, kills included
+	$(BIN)/pytest tests/e2e
+
+bench: setup ## Measure what docs/benchmarks.md claims
+	$(BIN)/python bench/overhead.py
+
+docs: setup ## Regenerate settings, refusals and the REST reference
+	$(BIN)/python docs/generate
+
 format: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
