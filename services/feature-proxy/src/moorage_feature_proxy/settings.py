@@ -13,6 +13,6 @@ class Settings(ServiceSettings):
     redis_url: SecretStr = Field(description="Redis of the Feast online store, with its password in the URL.")
     state_dir: Path = Field(description="Directory that uploaded definitions are kept in.")
     redis_timeout_ms: int = Field(
-        default=100, ge=1, description="Longest wait for Redis to connect and answer one batch of reads, milliseconds."
+        default=250, ge=1, description="Longest wait for Redis to connect and answer one batch of reads, milliseconds."
     )
-    redis_connections: int = Field(default=32, ge=1, description="Most connections to Redis.")
+    redis_connections: int = Field(default=8, ge=1, description="Most connections to Redis.")
