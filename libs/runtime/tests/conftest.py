@@ -32,6 +32,11 @@ class Blobs:
         (self.directory / (name or digest)).write_bytes(blob)
         return ArtifactRef(digest=f"sha256:{digest}", size_bytes=len(blob), url=f"{self.url}/{name or digest}")
 
+    @staticmethod
+    def spec(ref: ArtifactRef, model_format: str, signature: Signature, **changes: Any) -> LoadSpec:
+        fields = {"tenant": "demo", "model": "m", "version": 1, "format": model_format, "artifact": ref}
+        return LoadSpec.model_validate({**fields, "signature": signature, **changes})
+
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     def __init__(self, *args: Any, hits: list[str], **kwargs: Any) -> None:
@@ -59,11 +64,6 @@ def blobs(tmp_path: Path) -> Iterator[Blobs]:
     server.server_close()
 
 
-def load_spec(ref: ArtifactRef, model_format: str, signature: Signature, **changes: Any) -> LoadSpec:
-    fields = {"tenant": "demo", "model": "m", "version": 1, "format": model_format, "artifact": ref}
-    return LoadSpec.model_validate({**fields, "signature": signature, **changes})
-
-
 class Client:
     """Calls one host as a router does."""
 
@@ -71,6 +71,10 @@ class Client:
         self.host = host
         self.identity = host.identity()
         self.http = httpx.Client(base_url=f"http://{self.identity['address']}", trust_env=False, timeout=30)
+
+    def another(self) -> "Client":
+        """The same host through a connection of its own."""
+        return Client(self.host)
 
     def infer(
         self, body: bytes, headers: dict[str, str] | None = None, *, path: str = "/v2/models/m/versions/1/infer"

@@ -14,11 +14,11 @@ import structlog
 from moorage_common import logs
 from moorage_common.contracts.desired import LoadSpec, ValidationRun
 
+from moorage_runtime.apart import Job, validate_apart
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.config import HostConfig
 from moorage_runtime.inference import Inference
 from moorage_runtime.server import HostApp, HostServer
-from moorage_runtime.validation import run_validation
 from moorage_runtime.versions import Versions
 
 log = structlog.get_logger()
@@ -58,8 +58,8 @@ class ReplicaHost:
         self._ring = _configure_logs()
         self._token = secrets.token_urlsafe(32)
         self._generation = hashlib.sha256(self._token.encode()).hexdigest()[:16]
-        self._cache = ArtifactCache(Path(self._config.cache_dir))
-        self._versions = Versions(self._config.tenant, self._cache, max_waiting=self._config.max_waiting)
+        cache = ArtifactCache(Path(self._config.cache_dir))
+        self._versions = Versions(self._config.tenant, cache, max_waiting=self._config.max_waiting)
         for spec in self._config.loads:
             self._versions.announce(spec)
         app = HostApp(
@@ -97,13 +97,14 @@ class ReplicaHost:
         self._versions.unload(model, version)
 
     def validate(self, run_json: str) -> dict[str, Any]:
-        """Run a `ValidationRun` beside what is served; the `ValidationResult`.
+        """Run a `ValidationRun` in a process of its own beside what is served; the `ValidationResult`. Blocks.
 
         Raises:
             Unavailable: the artifacts cannot be fetched now; try again.
         """
         run = ValidationRun.model_validate_json(run_json)
-        return run_validation(run, self._versions, self._cache).model_dump(mode="json")
+        job = Job(tenant=self._config.tenant, cache_dir=self._config.cache_dir, run=run)
+        return validate_apart(job).model_dump(mode="json")
 
     def logs(self, count: int = LOG_LINES) -> list[str]:
         """The last lines logged, oldest first."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from moorage_common.contracts.tensors import Signature
-from moorage_common.errors import BadRequest
+from moorage_common.errors import BadRequest, Unprocessable
 
 from moorage_runtime.v2 import Array, texts
 
@@ -52,6 +52,18 @@ def as_matrix(signature: Signature, inputs: dict[str, Array]) -> Array:
     if len(specs) == 1 and len(specs[0].shape) > 1:
         return inputs[specs[0].name]
     return np.column_stack([inputs[s.name] for s in specs])
+
+
+def check_width(signature: Signature, features: int) -> None:
+    """Hold a booster against the signature.
+
+    Raises:
+        Unprocessable: `bad_signature` for another number of features.
+    """
+    inputs = signature.inputs
+    width = inputs[0].shape[-1] if len(inputs) == 1 and len(inputs[0].shape) > 1 else len(inputs)
+    if width not in {-1, features}:
+        raise Unprocessable(f"the signature has {width} features, the booster {features}", code="bad_signature")
 
 
 def _plain(array: Array) -> Array:

@@ -9,7 +9,7 @@ from moorage_common.contracts.desired import LoadSpec
 from moorage_common.errors import BadRequest, Unprocessable
 
 from moorage_runtime.formats.classes import is_classifier, labelled, output_spec, two_columns
-from moorage_runtime.formats.estimators import as_matrix
+from moorage_runtime.formats.estimators import as_matrix, check_width
 from moorage_runtime.v2 import Array
 
 
@@ -40,7 +40,7 @@ def load(path: Path, spec: LoadSpec) -> LightgbmModel:
     """Load the booster.
 
     Raises:
-        Unprocessable: not LightGBM's text format.
+        Unprocessable: not LightGBM's text format, or another number of features than the signature's.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -53,4 +53,5 @@ def load(path: Path, spec: LoadSpec) -> LightgbmModel:
             "booster_.save_model",
             code="bad_lightgbm",
         ) from None
+    check_width(spec.signature, booster.num_feature())
     return LightgbmModel(booster, spec)

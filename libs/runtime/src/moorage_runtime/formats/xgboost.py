@@ -11,7 +11,7 @@ from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import BadRequest, Unprocessable
 
 from moorage_runtime.formats.classes import is_classifier, labelled, output_spec, two_columns
-from moorage_runtime.formats.estimators import as_matrix
+from moorage_runtime.formats.estimators import as_matrix, check_width
 from moorage_runtime.v2 import Array
 
 
@@ -70,12 +70,5 @@ def load(path: Path, spec: LoadSpec) -> XgboostModel:
             f"xgboost {xgboost.__version__} cannot load the model: {text}; save it as JSON or UBJ", code="bad_xgboost"
         ) from None
     booster.set_param({"nthread": spec.threads, "device": "cpu"})
-    _check_width(spec, booster.num_features())
+    check_width(spec.signature, booster.num_features())
     return XgboostModel(booster, spec.signature)
-
-
-def _check_width(spec: LoadSpec, features: int) -> None:
-    inputs = spec.signature.inputs
-    width = inputs[0].shape[-1] if len(inputs) == 1 and len(inputs[0].shape) > 1 else len(inputs)
-    if width not in {-1, features}:
-        raise Unprocessable(f"the signature has {width} features, the booster {features}", code="bad_signature")

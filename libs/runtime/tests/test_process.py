@@ -1,0 +1,56 @@
+"""A host as a process: it starts on its config alone, and imports what its models need and no more."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from moorage_common.contracts import host_calls
+from moorage_runtime import v2
+from moorage_runtime.config import HostConfig
+from moorage_runtime.signature import infer_signature
+from skl2onnx import to_onnx
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+
+X, Y = load_iris(return_X_y=True)
+
+
+def test_a_host_without_ray_serves_its_config_until_told_to_end(blobs: Any, tmp_path: Path) -> None:
+    model = LogisticRegression(max_iter=500).fit(X, Y)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(to_onnx(model, X[:1].astype(np.float32), options={"zipmap": False}).SerializeToString())
+    spec = blobs.spec(blobs.put(path.read_bytes()), "onnx", infer_signature(path))
+    config = HostConfig(host_id="h1", tenant="demo", cache_dir=str(tmp_path / "cache"), loads=[spec])
+    command = [sys.executable, "-m", "moorage_runtime", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(config.model_dump_json())
+        process.stdin.close()
+        identity = json.loads(process.stdout.readline())
+        assert identity["versions"][0]["state"] == "ready"
+        assert identity["pid"] == process.pid
+        sent = v2.encode_request({"X": X.astype(np.float32)})
+        headers = {host_calls.TOKEN: identity["token"], host_calls.TENANT: "demo"}
+        url = f"http://{identity['address']}/v2/models/m/versions/1/infer"
+        answer = httpx.post(url, content=sent.body, headers=headers, trust_env=False, timeout=30)
+        assert answer.json()["outputs"][0]["data"] == model.predict(X).tolist()
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_host_imports_no_model_library_before_it_loads_a_model_of_it() -> None:
+    heavy = ["sklearn", "skops", "xgboost", "lightgbm", "onnxruntime", "pandas", "scipy", "ray", "httpx", "fastapi"]
+    code = f"import sys, moorage_runtime.host, moorage_runtime.v2; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
+def test_onnx_models_import_no_scikit_learn() -> None:
+    code = "import sys, moorage_runtime.formats.onnx; print([m for m in ('sklearn', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
