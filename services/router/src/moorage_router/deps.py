@@ -28,6 +28,7 @@ from moorage_router.replicas import EndpointTable
 from moorage_router.routes import RouteTable
 from moorage_router.settings import RouterSettings
 from moorage_router.tables import Tables
+from moorage_router.tenant_series import TenantSeriesResponder
 from moorage_router.upstream import SWEEP_S, Pool
 from moorage_router.usage import UsageMeter, UsageShipper
 from moorage_router.usage_log import UsageLog
@@ -47,6 +48,7 @@ class Deps:
     tables: Tables
     usage: UsageShipper
     load: LoadReporter
+    tenant_series: TenantSeriesResponder
     metrics: RouterMetrics
     endpoints: Endpoints
 
@@ -97,6 +99,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     deps = Deps(
         bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, feature_pool=feature_pool,
         tables=tables, usage=usage, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
+        tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
         metrics=metrics, endpoints=endpoints,
     )  # fmt: skip
     metrics.gauges(lambda: _gauges(deps))
@@ -111,7 +114,7 @@ async def running(deps: Deps) -> AsyncIterator[None]:
     work = [
         *(reader.run() for reader in deps.tables.readers.values()),
         deps.tables.run_snapshots(), deps.limits.run(), deps.usage.run_commits(), deps.usage.run_shipping(),
-        deps.load.run(), _sweep(deps),
+        deps.load.run(), deps.tenant_series.run(), _sweep(deps),
     ]  # fmt: skip
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:

@@ -27,6 +27,9 @@ BUCKET_STATUS = "moorage_status"
 STREAM_EVENTS = "EVT"
 STREAM_USAGE = "USAGE"
 
+TENANT_SERIES_SUBJECT = "series.tenant"
+"""Request (core NATS): a tenant's name; each router answers with Prometheus text of that tenant's series."""
+
 
 def is_name(text: str) -> bool:
     """Whether `text` may name a tenant, model or deployment."""
