@@ -142,6 +142,17 @@ def test_python_shown_compiles(root: Path) -> None:
         compile(text, str(page), "exec")
 
 
+def test_every_test_that_a_guarantee_names_exists(root: Path) -> None:
+    named = re.findall(r"`([\w/-]+\.py)::(test_\w+)`", (root / "docs/guarantees.md").read_text())
+    missing = [
+        f"{path}::{test}"
+        for path, test in named
+        if not (root / path).exists() or f"def {test}(" not in (root / path).read_text()
+    ]
+    assert len(named) > 20
+    assert not missing
+
+
 def test_decisions_are_numbered_without_gaps(root: Path) -> None:
     found = sorted((root / "docs/decisions").glob("*.md"))
     assert [path.name[:4] for path in found] == [f"{number:04d}" for number in range(1, len(found) + 1)]
