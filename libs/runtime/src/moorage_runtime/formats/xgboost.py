@@ -63,7 +63,10 @@ def load(path: Path, spec: LoadSpec) -> XgboostModel:
     """
     booster = xgboost.Booster({"nthread": spec.threads})
     try:
-        booster.load_model(bytearray(path.read_bytes()))
+        blob = bytearray(path.read_bytes())
+        if blob[:1] != b"{":  # XGBoost aborts the process on an empty file
+            raise ValueError("it does not start with '{'")
+        booster.load_model(blob)
     except Exception as error:  # noqa: BLE001 - the C++ parser's errors are of one type, ours to translate
         text = str(error).splitlines()[0][:300]
         raise Unprocessable(
