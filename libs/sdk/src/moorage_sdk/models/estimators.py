@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from moorage_common.contracts.tensors import Signature
 from moorage_runtime.libraries import libraries
 from moorage_runtime.signature import INPUT, example_answers
 
 from moorage_sdk.errors import ModelRefused
+from moorage_sdk.models.archives import canonical
 from moorage_sdk.models.prepared import Prepared
 from moorage_sdk.models.signature import signature_of, stand_in
 
@@ -20,25 +22,32 @@ def as_skops(estimator: Any, example: Any) -> Prepared:
     signature = signature_of(estimator, stand_in(estimator) if example is None else example)
     return Prepared(
         format="skops",
-        content=skops_io.dumps(estimator),
+        content=canonical(skops_io.dumps(estimator)),
         signature=signature,
         libraries=libraries("skops"),
         answer=lambda given: example_answers(estimator, given, signature),
     )
 
 
-def _rename_outputs(graph: Any) -> None:
-    """Call the graph's outputs as the estimator's methods are called."""
-    renamed = {output.name: _ONNX_OUTPUTS.get(output.name, output.name) for output in graph.output}
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for at, name in enumerate(names):
-                names[at] = renamed.get(name, name)
+def _as_methods(graph: Any, own: Signature) -> None:
+    """Outputs with the names and ranks of the estimator's methods: skl2onnx has its own, and regressors as columns."""
+    from onnx import TensorProto, helper  # noqa: PLC0415 - optional
+
+    ranks = {spec.name: len(spec.shape) for spec in own.outputs}
     for output in graph.output:
-        output.name = renamed[output.name]
+        name = _ONNX_OUTPUTS.get(output.name, output.name)
+        shape = output.type.tensor_type.shape
+        if len(shape.dim) == 2 and ranks.get(name) == 1:
+            flat = helper.make_tensor(f"{name}_shape", TensorProto.INT64, [1], [-1])
+            graph.initializer.append(flat)
+            graph.node.append(helper.make_node("Reshape", [output.name, flat.name], [name]))
+            del shape.dim[1:]
+        else:
+            graph.node.append(helper.make_node("Identity", [output.name], [name]))
+        output.name = name
 
 
-def _converted(estimator: Any, inputs: list[Any]) -> bytes:
+def _converted(estimator: Any, own: Signature) -> bytes:
     """skl2onnx's graph of the estimator, numbers as FP32."""
     try:
         import skl2onnx  # noqa: PLC0415 - optional
@@ -48,7 +57,7 @@ def _converted(estimator: Any, inputs: list[Any]) -> bytes:
     from sklearn.base import is_classifier  # noqa: PLC0415 - loads scikit-learn
 
     types = []
-    for spec in inputs:
+    for spec in own.inputs:
         kind = StringTensorType if spec.datatype == "BYTES" else FloatTensorType
         types.append((spec.name, kind([None, *(spec.shape[1:] or [1])])))
     options = {"zipmap": False} if is_classifier(estimator) else None
@@ -57,7 +66,7 @@ def _converted(estimator: Any, inputs: list[Any]) -> bytes:
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise ModelRefused(f"skl2onnx cannot convert the estimator: {text}; push it as skops instead") from error
-    _rename_outputs(model.graph)
+    _as_methods(model.graph, own)
     return bytes(model.SerializeToString())
 
 
@@ -70,7 +79,7 @@ def as_onnx(estimator: Any, example: Any) -> Prepared:
     from moorage_sdk.models.graphs import graph_signature  # noqa: PLC0415 - loads onnxruntime
 
     own = signature_of(estimator, stand_in(estimator) if example is None else example)
-    content = _converted(estimator, own.inputs)
+    content = _converted(estimator, own)
     signature = graph_signature(content)
     if own.inputs[0].name == INPUT and own.inputs[0].columns:
         named = signature.inputs[0].model_copy(update={"columns": own.inputs[0].columns})

@@ -1,9 +1,12 @@
 """Torch modules, exported to ONNX with a parity check. torch is imported here alone, and only for a torch module."""
 
+import copy
 import inspect
+import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,8 @@ def _outputs(found: Any) -> dict[str, Array]:
 def from_module(module: Any, example: Any) -> Prepared:
     """Export `module`, in evaluation mode and on the CPU, with a free first dimension.
 
+    The module itself is left as it is. Doubles of the example become the floats that the weights are.
+
     Raises:
         ModelRefused: no example, torch or onnxscript is not there, or the exporter fails.
     """
@@ -48,17 +53,23 @@ def from_module(module: Any, example: Any) -> Prepared:
         import torch  # noqa: PLC0415 - optional
     except ImportError:
         raise ModelRefused(_INSTALL) from None
-    still = module.eval().cpu()
+    still = copy.deepcopy(module).eval().cpu()
+    weights = next(still.parameters(), None)
+    is_single = weights is None or weights.dtype == torch.float32
+
+    def tensors_of(given: Any) -> dict[str, Any]:
+        arrays = {name: np.ascontiguousarray(array) for name, array in _named(still, given).items()}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        # numpy makes doubles where nobody asked for them; torch multiplies them with nothing but doubles.
+        return {n: t.float() if is_single and t.dtype == torch.float64 else t for n, t in tensors.items()}
 
     def answer(given: Any) -> dict[str, Array]:
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in _named(module, given).items()}
         with torch.no_grad():
-            return _outputs(still(**tensors))
+            return _outputs(still(**tensors_of(given)))
 
-    arrays = _named(module, example)
     try:
         expected = answer(example)
-        content = _export(torch, still, arrays, list(expected))
+        content = _export(torch, still, tensors_of(example), list(expected))
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise ModelRefused(f"torch cannot run or export the module on the example: {text}") from error
@@ -71,11 +82,23 @@ def from_module(module: Any, example: Any) -> Prepared:
     )
 
 
-def _export(torch: Any, module: Any, arrays: dict[str, Array], outputs: list[str]) -> bytes:
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of operators of libraries that are not there."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _export(torch: Any, module: Any, tensors: dict[str, Any], outputs: list[str]) -> bytes:
     batch = torch.export.Dim("batch")
-    with tempfile.TemporaryDirectory(prefix="moorage-") as directory, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(prefix="moorage-") as directory, _quiet():
         path = Path(directory) / "model.onnx"
         torch.onnx.export(
             module,

@@ -1,0 +1,83 @@
+"""Manifests: strict, declarative, one document a model."""
+
+import pytest
+from moorage_sdk.errors import InvalidManifest
+from moorage_sdk.manifest import parse_manifests
+
+WHOLE = """
+model: digits
+versions:
+  - version: 1
+    resources: {gpu: 0.5, gpu_memory: 4Gi, cpu: 500m, memory: 1Gi}
+    scaling: {min: 1, max: 2}
+    isolation: dedicated
+  - version: latest
+traffic:
+  - {version: 1, weight: 90}
+  - {version: latest, weight: 10}
+features:
+  entity: {sensor_id: sensor}
+  deadline_ms: 20
+  on_miss: default
+"""
+
+
+def test_a_manifest_becomes_the_registrys_integers() -> None:
+    (manifest,) = parse_manifests(WHOLE)
+    spec = manifest.spec()
+    assert spec["versions"][0] == {
+        "version": 1,
+        "resources": {"gpu_milli": 500, "devices": 1, "gpu_mem_mib": 4096, "cpu_milli": 500, "host_mem_mib": 1024},
+        "scaling": {"min": 1, "max": 2},
+        "isolation": "dedicated",
+    }
+    assert spec["versions"][1]["version"] == "latest"
+    assert spec["traffic"] == [{"version": 1, "weight_bp": 9000}, {"version": "latest", "weight_bp": 1000}]
+    assert spec["features"] == {
+        "entity": {"sensor_id": "sensor"},
+        "deadline_ms": 20,
+        "on_miss": "default",
+        "default": 0.0,
+    }
+
+
+def test_a_single_version_may_stand_at_the_top() -> None:
+    short, long = parse_manifests(
+        "model: a\nversion: 2\nresources: {gpu: 1}\n---\nmodel: a\nversions: [{version: 2, resources: {gpu: 1}}]\n"
+    )
+    assert short == long
+
+
+def test_traffic_left_out_is_not_sent() -> None:
+    (manifest,) = parse_manifests("model: a\nversion: 1")
+    assert "traffic" not in manifest.spec()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: a\nresorces: {gpu: 1}", "resorces: unknown field; did you mean resources"),
+        ("model: a\nresources: {gpus: 1}", "resources.gpus: unknown field; did you mean gpu"),
+        (
+            "model: a\nversions: [{version: 1, scalling: {}}]",
+            r"versions.0.scalling: unknown field; .*scaling",
+        ),
+        ("model: a\nscaling: {zzz: 1}", "there are: min, max, target_in_flight"),
+        ("model: a\nfeatures: {entities: {a: b}}", "did you mean entity"),
+        ("model: a\nversion: newest", "version: .*'latest'"),
+        ("model: a\nresources: {memory: 4GB}", "memory: '4GB' .* write 4Gi"),
+        ("model: a\ntraffic: [{version: 1, weight: 90}]", "add up to 90, not 100"),
+        ("model: a\ntraffic: [{version: 1, weight: 50}, {version: 1, weight: 50}]", "named twice"),
+        ("model: a\nscaling: {min: 3, max: 2}", r"max \(2\) is less than min"),
+        ("model: A", "not a name"),
+        ("version: 1", "model: Field required"),
+        ("model: a\nversion: 1\nversions: [{version: 1}]", "belongs into `versions`"),
+        ("- model: a", "a mapping that begins with `model"),
+        ("model: [", "not YAML"),
+        ("", "is empty"),
+        ("model: a\n---\nmodel: b\nversoin: 1", "document 2: versoin"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(InvalidManifest, match=said):
+        parse_manifests(text, "m.yaml")
