@@ -3,7 +3,11 @@
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,6 +25,7 @@ from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.errors import MoorageError
 from moorage_common.kv import BucketWriter
+from moorage_common.testing.servers import free_port
 from moorage_router.app import RouterApp
 from moorage_router.protocol import RouterProtocol
 from moorage_router.settings import RouterSettings
@@ -214,6 +219,24 @@ class RunningRouter:
         headers = {"authorization": f"Bearer {text}", **fields.pop("headers", {})}
         return await self.client.post(path, headers=headers, content=fields.pop("content", BODY), **fields)
 
+    async def burst(self, key: api_keys.ApiKey, count: int, callers: int) -> list[tuple[int, bytes]]:
+        """Status and body of `count` inferences over `callers` connections."""
+        head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key.text}\r\n"
+        request = f"{head}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+        answers: list[tuple[int, bytes]] = []
+
+        async def caller() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            for _ in range(count // callers):
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+                answers.append((int(head[9:12]), await reader.readexactly(length)))
+            writer.close()
+
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        return answers
+
     async def get(self, path: str, key: api_keys.ApiKey | None = None) -> httpx.Response:
         return await self.client.get(path, headers={"authorization": f"Bearer {key.text}"} if key else {})
 
@@ -248,9 +271,51 @@ async def serving(settings: RouterSettings) -> AsyncIterator[RunningRouter]:
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await until(lambda: server.started or task.done(), "the server")
-        limits = httpx.Limits(max_connections=512, max_keepalive_connections=512)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield RunningRouter(app, client, port)
     finally:
         server.should_exit = True
         await task
+
+
+class RouterProcess:
+    """`python -m moorage_router` on a port."""
+
+    def __init__(self, settings: RouterSettings, **more: str) -> None:
+        self.port = free_port()
+        self.environment = {
+            **os.environ,
+            "MOORAGE_PEPPER": PEPPER,
+            "MOORAGE_REDIS_URL": settings.redis_url.get_secret_value(),
+            "MOORAGE_NATS_URL": settings.nats_url.get_secret_value(),
+            "MOORAGE_STATE_DIR": str(settings.state_dir),
+            "MOORAGE_ROUTER_NAME": settings.router_name,
+            "MOORAGE_PORT": str(self.port),
+            **more,
+        }
+        self.log = settings.state_dir.parent / f"router-{self.port}.log"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "moorage_router"], env=self.environment, stderr=out, stdout=out
+            )
+
+    async def infer(self, key: object, client: httpx.AsyncClient) -> int:
+        try:
+            answer = await client.post(
+                f"http://127.0.0.1:{self.port}/v2/models/m/infer",
+                content=BODY,
+                headers={"authorization": f"Bearer {key.text}"},
+            )
+        except httpx.TransportError:
+            return 0
+        return answer.status_code
+
+    async def answers(self, key: object, client: httpx.AsyncClient) -> None:
+        deadline = time.monotonic() + 30
+        while await self.infer(key, client) != 200:
+            assert time.monotonic() < deadline, self.log.read_text()
+            await asyncio.sleep(0.05)
+
+    def end(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+        self.process.wait(15)

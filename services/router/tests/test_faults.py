@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,10 +10,9 @@ import httpx
 import pytest
 from moorage_common.contracts import names
 from moorage_common.contracts.versioned import Versioned
-from moorage_common.testing.servers import Server, free_port
-from router_harness import BODY, PEPPER, Desired, FakeHost, RunningRouter, Seen, serving, until
-
+from moorage_common.testing.servers import Server
 from moorage_router.settings import RouterSettings
+from router_harness import Desired, FakeHost, RouterProcess, RunningRouter, Seen, serving, until
 
 
 async def one_version(router: RunningRouter, desired: Desired, *hosts: FakeHost, **fields: object) -> object:
@@ -64,7 +60,8 @@ async def test_killing_one_of_two_hosts_under_load_loses_nothing(
 
     async def caller() -> None:
         for _ in range(40):
-            statuses.append((await router.infer(key)).status_code)
+            answer = await router.infer(key)
+            statuses.append(answer.status_code)
 
     callers = [asyncio.create_task(caller()) for _ in range(8)]
     await until(lambda: len(statuses) > 60)
@@ -81,7 +78,8 @@ async def test_requests_to_the_only_host_wait_for_its_next_generation(
 
     async def caller() -> None:
         for _ in range(15):
-            statuses.append((await router.infer(key)).status_code)
+            answer = await router.infer(key)
+            statuses.append(answer.status_code)
 
     callers = [asyncio.create_task(caller()) for _ in range(8)]
     await until(lambda: len(statuses) > 20)
@@ -204,49 +202,6 @@ async def test_it_goes_on_while_nats_is_killed_and_hears_the_next_change(
     another = await desired.key()
 
     await until(lambda: another.kid in router.app.deps.keys._records, "the key made after the outage", 30)
-
-
-class RouterProcess:
-    """`python -m moorage_router` on a port."""
-
-    def __init__(self, settings: RouterSettings, **more: str) -> None:
-        self.port = free_port()
-        self.environment = {
-            **os.environ,
-            "MOORAGE_PEPPER": PEPPER,
-            "MOORAGE_REDIS_URL": settings.redis_url.get_secret_value(),
-            "MOORAGE_NATS_URL": settings.nats_url.get_secret_value(),
-            "MOORAGE_STATE_DIR": str(settings.state_dir),
-            "MOORAGE_ROUTER_NAME": settings.router_name,
-            "MOORAGE_PORT": str(self.port),
-            **more,
-        }
-        self.log = settings.state_dir.parent / f"router-{self.port}.log"
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "moorage_router"], env=self.environment, stderr=out, stdout=out
-            )
-
-    async def infer(self, key: object, client: httpx.AsyncClient) -> int:
-        try:
-            answer = await client.post(
-                f"http://127.0.0.1:{self.port}/v2/models/m/infer",
-                content=BODY,
-                headers={"authorization": f"Bearer {key.text}"},
-            )
-        except httpx.TransportError:
-            return 0
-        return answer.status_code
-
-    async def answers(self, key: object, client: httpx.AsyncClient) -> None:
-        deadline = time.monotonic() + 30
-        while await self.infer(key, client) != 200:
-            assert time.monotonic() < deadline, self.log.read_text()
-            await asyncio.sleep(0.05)
-
-    def end(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-        self.process.wait(15)
 
 
 async def test_a_router_serves_from_its_snapshot_with_bus_and_redis_away(

@@ -51,6 +51,35 @@ class StoreState:
     routers: int = 1
 
 
+class Outage:
+    """How much of the burst would be in use had the store seen what was admitted without it; told when it is back.
+
+    So an outage does not hand out a fresh burst at its end.
+    """
+
+    __slots__ = ("_at", "_level", "_spent")
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._at = 0.0
+        self._spent = False
+
+    def spend(self, now: float, tokens: float, limits: TenantLimits) -> None:
+        """`tokens` were admitted, here and, by this router's share, elsewhere."""
+        left = max(0.0, self._level - (now - self._at) * limits.requests_per_s)
+        self._level, self._at, self._spent = min(left + tokens, limits.burst), now, True
+
+    def in_use(self, now: float, limits: TenantLimits) -> float:
+        """Tokens to tell the store; 0 without an outage since the last answer."""
+        if not self._spent:
+            return 0.0
+        return max(0.0, self._level - (now - self._at) * limits.requests_per_s)
+
+    def over(self, now: float, in_use: float) -> None:
+        """The store answered, and knows."""
+        self._level, self._at, self._spent = in_use, now, False
+
+
 class Call:
     """One question to the store. `settled` is set when it has ended, or has taken longer than is waited for.
 
@@ -96,7 +125,7 @@ class Gate:
         "_local_tat",
         "_low",
         "_mine",
-        "_net",
+        "_net", "_outage", "_owed",
         "_rate",
         "_share_mine",
         "_state",
@@ -121,12 +150,15 @@ class Gate:
         self._mine = 0
         self._share_mine = 0
         self._low = -1
+        self._owed = 0
+        self._outage = Outage()
         self.share = 1 / max(1, state.routers)
         self.update(limits)
 
     def update(self, limits: TenantLimits) -> None:
-        """Take changed limits; tokens held stay valid to the end of their lease."""
+        """Take changed limits at once; tokens held stay valid to the end of their lease."""
         self.limits = limits
+        self._denied_until = 0.0
         window = max(1, math.ceil(limits.burst / limits.requests_per_s)) if limits.requests_per_s > 0 else 1
         self.policy = f'"requests";q={limits.burst};w={window}'.encode()
 
@@ -193,6 +225,10 @@ class Gate:
         if isinstance(taken, gcra.Refused):
             return Denied("rate", taken.retry_after_s)
         self._local_tat = taken.tat
+        if self._state.breaker.opened:
+            self._outage.spend(now, 1 / self.share, limits)
+        else:
+            self._owed += 1
         return None
 
     def _chunk(self, now: float) -> int:
@@ -230,8 +266,9 @@ class Gate:
         limits, back, self._back = self.limits, self._back, 0
         try:
             granted = await self._state.store.lease(
-                limits.tenant, rate=limits.requests_per_s, burst=limits.burst, want=want, give_back=back
-            )
+                limits.tenant, rate=limits.requests_per_s, burst=limits.burst, want=want, give_back=back,
+                in_use=self._outage.in_use(asked_at, limits),
+            )  # fmt: skip
         except STORE_ERRORS as error:
             self._state.breaker.failed()
             log.debug("lease failed", tenant=limits.tenant, error=str(error))
@@ -244,8 +281,11 @@ class Gate:
 
     def _received(self, granted: Granted, asked_at: float, want: int, back: int) -> None:
         now = time.monotonic()
+        self._outage.over(now, granted.in_use)
         if granted.tokens:
-            self._leases.append(Lease(tokens=granted.tokens, ends=asked_at + LEASE_S))
+            paid = min(self._owed, granted.tokens)
+            self._owed -= paid
+            self._leases.append(Lease(tokens=granted.tokens - paid, ends=asked_at + LEASE_S))
             rate = self.limits.requests_per_s * self.share
             burst = gcra.local_burst(rate, self.limits.burst * self.share)
             self._local_tat = gcra.charged(self._local_tat, now, granted.tokens, rate=rate, burst=burst)

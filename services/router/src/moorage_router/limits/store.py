@@ -16,11 +16,17 @@ _SOCKET_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """Answer to a lease. `net` counts all tokens ever granted from the bucket less those given back."""
+    """Answer to a lease.
+
+    Attributes:
+        net: all tokens ever granted from the bucket less those given back.
+        in_use: tokens of the burst that are not there right now.
+    """
 
     tokens: int
     retry_after_s: float
     net: int
+    in_use: float
 
 
 def limit_key(tenant: str) -> str:
@@ -38,10 +44,18 @@ class LimitStore:
         self._lease: Any = self._redis.register_script(here.joinpath("lease.lua").read_text())
         self._heartbeat: Any = self._redis.register_script(here.joinpath("heartbeat.lua").read_text())
 
-    async def lease(self, tenant: str, *, rate: float, burst: int, want: int, give_back: int) -> Granted:
-        """Take up to `want` tokens of the tenant's bucket and give `give_back` unused ones back."""
-        tokens, retry_after_us, net = await self._lease(keys=[limit_key(tenant)], args=[rate, burst, want, give_back])
-        return Granted(tokens=int(tokens), retry_after_s=int(retry_after_us) / 1e6, net=int(net))
+    async def lease(
+        self, tenant: str, *, rate: float, burst: int, want: int, give_back: int, in_use: float = 0.0
+    ) -> Granted:
+        """Take up to `want` tokens of the tenant's bucket and give `give_back` unused ones back.
+
+        Args:
+            in_use: at least so many tokens of the burst are gone, whatever the store remembers.
+        """
+        tokens, retry_after_us, net, level = await self._lease(
+            keys=[limit_key(tenant)], args=[rate, burst, want, give_back, in_use]
+        )
+        return Granted(int(tokens), int(retry_after_us) / 1e6, int(net), float(level))
 
     async def heartbeat(self, router: str) -> int:
         """Note that this router lives; how many do."""
