@@ -44,9 +44,6 @@ check: setup ## Lint, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-e2e: setup ## Run the whole platform and test it from outside, kills included
-	$(BIN)/pytest tests/e2e
-
 bench: setup ## Measure what docs/benchmarks.md claims
 	$(BIN)/python bench/overhead.py
 
