@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import httpx
 import psutil
+from moorage_common.tied import tied
 from moorage_sdk.client import Client
 
 Note = Callable[[str, object], None]
@@ -56,7 +57,7 @@ class Platform:
         self.state.mkdir(parents=True, exist_ok=True)
         (self.state / "local.json").unlink(missing_ok=True)
         with (self.state / "up.log").open("ab") as log:
-            self._launcher = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._launcher = subprocess.Popen(tied(self._command), stdout=log, stderr=log)
         ready = self.state / "local.json"
         while not ready.exists():
             if self._launcher.poll() is not None or time.monotonic() - begun > START_TIMEOUT_S:

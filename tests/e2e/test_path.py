@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -78,9 +79,9 @@ def test_refusals_say_what_is_wrong(
     reader = client.registry.create_key(["infer:other-*"])["key"]
     mine = platform.info["api_key"]
     url = f"{platform.info['router']}/v2/models/{name}/infer"
-    good = {"name": "x", "datatype": "FP64", "shape": [1, 64], "data": [0] * 64}
+    good: dict[str, object] = {"name": "x", "datatype": "FP64", "shape": [1, 64], "data": [0] * 64}
 
-    def refused(key: str, tensor: dict[str, object], where: str = url) -> tuple[int, dict[str, str]]:
+    def refused(key: str, tensor: Mapping[str, object], where: str = url) -> tuple[int, dict[str, str]]:
         answer = httpx.post(where, json={"inputs": [tensor]}, headers={"authorization": f"Bearer {key}"})
         assert set(answer.json()) == {"error"}
         assert answer.headers["moorage-error"]

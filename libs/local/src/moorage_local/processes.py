@@ -79,7 +79,9 @@ class Supervision:
             return
         _done, pending = await asyncio.wait(tasks, timeout=self.grace_s)
         for name in names:
-            self._kill(name)
+            if name in self._running:
+                self.say(f"{name} has not ended within {self.grace_s:g} s and is killed")
+                self._kill(name)
         if pending:
             await asyncio.wait(pending, timeout=self.grace_s)
 
