@@ -4,9 +4,10 @@ SQLite runs in WAL mode with foreign keys and a busy timeout. Write sessions sta
 deferred transactions fail with "database is locked" on read-then-write, whatever the busy timeout says.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from sqlalchemy import JSON, BigInteger, Connection, Double, Engine, Integer, MetaData, event
@@ -47,6 +48,8 @@ class Database:
     """An engine and its two kinds of session. A session takes a connection at its first statement, not before."""
 
     engine: AsyncEngine
+    _open: set[AsyncSession] = field(default_factory=set)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     def at(cls, url: str) -> "Database":
@@ -59,16 +62,35 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one state of the database and changes nothing."""
-        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+        async with self._session(self.engine) as session:
             yield session
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A session that is committed at the end of the block, or rolled back when the block raises."""
         writing = self.engine.execution_options(**{_WRITES: True})
-        async with AsyncSession(writing, expire_on_commit=False) as session:
+        async with self._session(writing) as session:
             yield session
             await session.commit()
+
+    @contextlib.asynccontextmanager
+    async def _session(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine, expire_on_commit=False) as session:
+            self._open.add(session)
+            self._idle.clear()
+            try:
+                yield session
+            finally:
+                self._open.discard(session)
+                if not self._open:
+                    self._idle.set()
+
+    async def settle(self, timeout_s: float = 2.0) -> None:
+        """Until no session is open, so that what is cancelled next is not cancelled inside a statement."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._open:
+                    await self._idle.wait()
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -88,7 +88,8 @@ class Relay:
             except BUS_ERRORS as error:
                 log.debug("events wait in the outbox", error=str(error))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._awake.wait()
             self._awake.clear()
 
     async def backlog(self) -> int:

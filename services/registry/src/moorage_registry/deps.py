@@ -22,6 +22,7 @@ from moorage_registry.catalog.blobs import BlobStore
 from moorage_registry.catalog.feature_services import FeatureServices
 from moorage_registry.catalog.urls import ArtifactUrls
 from moorage_registry.deployments.loads import LoadReports
+from moorage_registry.deployments.router_series import RouterSeries
 from moorage_registry.deployments.status import StatusReports
 from moorage_registry.events.service import Commits
 from moorage_registry.keys.scopes import ADMIN
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 
 _RESTART_S = 1.0
 _OUTBOX_S = 5.0
+_CANCEL_AGAIN_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Registry:
     features: FeatureServices
     status: StatusReports
     loads: LoadReports
+    router_series: RouterSeries
     commits: Commits
     metrics: Metrics
 
@@ -117,6 +120,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             features=FeatureServices(http, settings.feature_proxy_url, pepper),
             status=status,
             loads=loads,
+            router_series=RouterSeries(bus, loads),
             commits=commits,
             metrics=metrics,
         )
@@ -124,14 +128,14 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         await bus.start()
         stack.push_async_callback(bus.close)
         tasks = {
-            "publisher": publisher.run,
+            **publisher.tasks(),
+            **status.tasks(),
             "relay": relay.run,
-            "status": status.run,
             "loads": loads.run,
             "usage": consumer.run,
             "outbox-gauge": lambda: _measure_outbox(relay, metrics),
         }
-        await stack.enter_async_context(_in_background(tasks, metrics))
+        await stack.enter_async_context(_in_background(db, tasks, metrics))
         yield registry
 
 
@@ -151,8 +155,14 @@ async def _measure_outbox(relay: Relay, metrics: Metrics) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _in_background(tasks: Mapping[str, Callable[[], Awaitable[None]]], metrics: Metrics) -> AsyncIterator[None]:
-    """Run `tasks` beside the block, each restarted when it fails: a database that is away comes back."""
+async def _in_background(
+    db: Database, tasks: Mapping[str, Callable[[], Awaitable[None]]], metrics: Metrics
+) -> AsyncIterator[None]:
+    """Run `tasks` beside the block, each restarted when it fails: a database that is away comes back.
+
+    They are cancelled until they have ended: `asyncio.wait_for`, which NATS's client uses, may swallow a cancellation
+    (python/cpython#86296).
+    """
 
     async def keep(name: str, task: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -163,10 +173,12 @@ async def _in_background(tasks: Mapping[str, Callable[[], Awaitable[None]]], met
                 log.exception("background task failed and is restarted", task=name)
             await asyncio.sleep(_RESTART_S)
 
-    running_tasks = [asyncio.create_task(keep(name, task), name=name) for name, task in tasks.items()]
+    pending = {asyncio.create_task(keep(name, task), name=name) for name, task in tasks.items()}
     try:
         yield
     finally:
-        for task in running_tasks:
-            task.cancel()
-        await asyncio.gather(*running_tasks, return_exceptions=True)
+        await db.settle()
+        while pending:
+            for running_task in pending:
+                running_task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)

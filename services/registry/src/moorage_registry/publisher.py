@@ -5,7 +5,7 @@ A commit names what it touched; each of those is read anew and put at once. Whil
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -97,12 +97,10 @@ class Publisher:
             self._touched |= touched
             self._awake.set()
 
-    async def run(self) -> None:
-        """Write until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for bucket, writer in self._writers.items():
-                group.create_task(writer.run(), name=f"write-{bucket}")
-            group.create_task(self._put_touched(), name="put-touched")
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What must run for as long as the registry does, by name."""
+        writers = {f"write-{bucket}": writer.run for bucket, writer in self._writers.items()}
+        return {**writers, "put-touched": self._put_touched}
 
     async def _put_touched(self) -> None:
         while True:

@@ -29,7 +29,7 @@ class CatalogRepository:
         """Bytes of each of the tenant's artifacts among `digests`."""
         query = select(ArtifactRow.digest, ArtifactRow.size_bytes)
         found = await self._session.execute(query.where(ArtifactRow.tenant == tenant, ArtifactRow.digest.in_(digests)))
-        return dict(found.tuples().all())
+        return dict(found.all())
 
     async def ensure_model(self, tenant: TenantId, name: str, now: float) -> ModelRow:
         """The model, made when absent, and locked."""
@@ -53,7 +53,7 @@ class CatalogRepository:
             .group_by(ModelRow.tenant, ModelRow.name)
             .order_by(ModelRow.name)
         )
-        return (await self._session.execute(query)).tuples().all()
+        return (await self._session.execute(query)).all()
 
     async def add_version(self, tenant: TenantId, row: VersionRow) -> None:
         row.tenant = tenant

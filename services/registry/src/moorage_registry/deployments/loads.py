@@ -40,6 +40,11 @@ class LoadReports:
             return
         self._reports[report.router] = (self.clock(), report)
 
+    def routers(self) -> int:
+        """How many routers reported lately."""
+        now = self.clock()
+        return sum(now - at < STALE_S for at, _report in self._reports.values())
+
     def in_flight(self, tenant: TenantId) -> dict[tuple[str, int], int]:
         """By (model, version), over all routers."""
         now = self.clock()

@@ -30,5 +30,6 @@ async def get_metrics(
         usage=usage,
         limits=limits,
         in_flight=registry.loads.in_flight(principal.tenant),
+        routers=await registry.router_series.gather(principal.tenant),
     )
     return PlainTextResponse(render(series), media_type=CONTENT_TYPE_LATEST)

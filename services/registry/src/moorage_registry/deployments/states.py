@@ -84,6 +84,6 @@ class ModelStates:
         if tenant is not None:
             query = query.where(ArtifactRow.tenant == tenant)
         sizes: dict[str, dict[str, int]] = defaultdict(dict)
-        for owner, digest, size_bytes in (await self.session.execute(query)).tuples():
+        for owner, digest, size_bytes in await self.session.execute(query):
             sizes[owner][digest] = size_bytes
         return sizes

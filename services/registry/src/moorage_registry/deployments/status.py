@@ -5,7 +5,7 @@ again changes nothing, since runs are known by their id and replicas are compare
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -27,6 +27,15 @@ from moorage_registry.work import Work, Works
 log = structlog.get_logger()
 
 
+Facts = tuple[frozenset[str], frozenset[tuple[str, int, str, int]]]
+
+
+def facts_of(status: Status) -> Facts:
+    """What of a report ends up in rows: results and replicas, not log lines."""
+    replicas = frozenset((r.host_id, r.version, r.state, r.restarts) for r in status.replicas)
+    return frozenset(result.run_id for result in status.validations), replicas
+
+
 @dataclass
 class StatusReports:
     """The newest report of each model, in memory, and the task that takes them in."""
@@ -35,6 +44,7 @@ class StatusReports:
     works: Works
     cluster: str
     _latest: dict[str, Status] = field(default_factory=dict)
+    _taken: dict[str, Facts] = field(default_factory=dict)
     _changed: dict[str, None] = field(default_factory=dict)
     _awake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -47,12 +57,10 @@ class StatusReports:
         """The last report of each of the tenant's models."""
         return [status for status in self._latest.values() if status.tenant == tenant]
 
-    async def run(self) -> None:
-        """Follow the reports until cancelled."""
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What must run for as long as the registry does, by name."""
         reader = BucketReader(self.bus, BUCKET_STATUS, self._note)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(reader.run(), name="read-status")
-            group.create_task(self._take_in_changed(), name="take-in-status")
+        return {"read-status": reader.run, "take-in-status": self._take_in_changed}
 
     def _note(self, key: str, entry: Versioned) -> None:
         if entry.value is None:
@@ -73,8 +81,13 @@ class StatusReports:
             while self._changed:
                 key = next(iter(self._changed))
                 del self._changed[key]
+                status = self._report(key)
+                facts = facts_of(status)
+                if self._taken.get(key) == facts:
+                    continue
                 try:
-                    await self.take_in(self._report(key))
+                    await self.take_in(status)
+                    self._taken[key] = facts
                 except BaseException:
                     self._changed[key] = None
                     self._awake.set()
@@ -110,7 +123,8 @@ async def _store_replicas(work: Work, status: Status) -> None:
         if row is None:
             row = ReplicaRow(model=status.model, cluster=status.cluster, host_id=place[0], version=place[1])
             rows.add(work.tenant, row)
-        row.state, row.restarts, row.updated_at = replica.state, replica.restarts, work.now
+        if (row.state, row.restarts) != (replica.state, replica.restarts):
+            row.state, row.restarts, row.updated_at = replica.state, replica.restarts, work.now
     for place in stored.keys() - reported:
         await rows.forget_replica(work.tenant, stored[place])
 

@@ -1,4 +1,4 @@
-"""A tenant's series as Prometheus text. Counters come from the ledger, so they outlive every process."""
+"""A tenant's series as Prometheus text: the ledger's counters, which outlive every process, and the routers' own."""
 
 from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +36,7 @@ class Series:
     usage: Sequence[Mapping[str, int | str]]
     limits: TenantLimits
     in_flight: Mapping[tuple[str, int], int]
+    routers: Sequence[Metric]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,10 @@ class _Snapshot(Collector):
                 metric.add_metric([tenant, *labels], value)
                 left -= 1
             yield metric
+        for family in self.series.routers:
+            family.samples = family.samples[:left]
+            left -= len(family.samples)
+            yield family
 
 
 Samples = Iterable[tuple[Sequence[str], float]]

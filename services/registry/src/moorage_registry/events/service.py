@@ -34,7 +34,8 @@ class Commits:
         self._waiting.add(event)
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await event.wait()
         finally:
             self._waiting.discard(event)
 

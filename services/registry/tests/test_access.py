@@ -1,0 +1,181 @@
+"""Who may do what: every route has a rule, and tenants see only their own."""
+
+import secrets
+
+import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute, iter_route_contexts
+from moorage_common import api_keys
+from moorage_registry.access import check_rules, rules_of
+from moorage_registry.app import create_app
+from moorage_registry.metrics import Metrics
+from moorage_registry.settings import Settings
+from moorage_registry.testing import Caller, Platform
+
+EXPECTED_RULES = {
+    "POST /v1/tenants": "platform:admin",
+    "GET /v1/tenants": "platform:admin",
+    "GET /v1/tenants/{tenant}": "any key",
+    "PUT /v1/tenants/{tenant}/limits": "platform:admin",
+    "GET /v1/whoami": "any key",
+    "POST /v1/keys": "keys:admin",
+    "GET /v1/keys": "keys:admin",
+    "DELETE /v1/keys/{kid}": "keys:admin",
+    "PUT /v1/artifacts/{digest}": "models:write",
+    "HEAD /v1/artifacts/{digest}": "models:write",
+    "GET /v1/artifacts/{tenant}/{digest}": "signed URL",
+    "POST /v1/models/{model}/versions": "models:write",
+    "GET /v1/models": "any key",
+    "GET /v1/models/{model}": "any key",
+    "GET /v1/models/{model}/versions": "any key",
+    "GET /v1/models/{model}/versions/{number}": "any key",
+    "PUT /v1/deployments/{model}": "deploy:write",
+    "GET /v1/deployments": "any key",
+    "GET /v1/deployments/{model}": "any key",
+    "DELETE /v1/deployments/{model}": "deploy:write",
+    "GET /v1/deployments/{model}/traffic": "any key",
+    "PUT /v1/deployments/{model}/traffic": "deploy:write",
+    "GET /v1/deployments/{model}/status": "any key",
+    "GET /v1/deployments/{model}/logs": "logs:read",
+    "GET /v1/usage": "usage:read",
+    "GET /v1/events": "events:read",
+    "GET /v1/audit": "keys:admin",
+    "GET /v1/metrics": "metrics:read",
+}
+
+
+def test_every_route_has_exactly_the_rule_that_was_decided(settings: Settings) -> None:
+    found = {}
+    for context in iter_route_contexts(create_app(settings, Metrics()).routes):
+        route = context.original_route
+        assert isinstance(route, APIRoute)
+        (rule,) = rules_of(route)
+        (method,) = route.methods
+        found[f"{method} {context.path}"] = rule
+    assert found == EXPECTED_RULES
+
+
+def test_a_route_without_a_rule_stops_the_app() -> None:
+    router = APIRouter()
+
+    @router.get("/open")
+    async def unguarded() -> None: ...
+
+    with pytest.raises(RuntimeError, match="access rule"):
+        check_rules(router)
+
+
+def _concrete(route: str) -> tuple[str, str]:
+    method, path = route.split(" ")
+    return method, path.format(tenant="acme", kid="0" * 12, digest="sha256:" + "0" * 64, model="digits", number=1)
+
+
+async def test_no_route_answers_without_a_key(platform: Platform) -> None:
+    for route, rule in EXPECTED_RULES.items():
+        method, path = _concrete(route)
+        query = "?expires=99999999999&signature=00" if rule == "signed URL" else ""
+        answer = await platform.operator.http.request(method, path + query)
+        assert answer.status_code in ({403} if rule == "signed URL" else {401, 422}), route
+        if rule != "signed URL":
+            body = {"json": {}} if method in ("POST", "PUT") else {}
+            wrong = {"authorization": f"Bearer {api_keys.mint().text}"}
+            answer = await platform.operator.http.request(method, path, headers=wrong, **body)
+            assert answer.status_code in {401, 422}, route
+
+
+async def test_a_key_without_the_scope_is_refused_with_what_it_lacks(platform: Platform, demo: Caller) -> None:
+    weak = await demo.with_key("infer:*")
+    for route, rule in EXPECTED_RULES.items():
+        if rule in ("any key", "signed URL"):
+            continue
+        method, path = _concrete(route)
+        answer = await weak.call(method, path)
+        if answer.status_code != 422:
+            assert answer.status_code == 403, route
+            if method != "HEAD":
+                assert answer.json()["code"] == "scope_missing"
+                assert rule in answer.json()["error"]
+    bodies = {
+        "POST /v1/tenants": {"name": "other"},
+        "PUT /v1/tenants/acme/limits": {},
+        "POST /v1/keys": {"scopes": ["infer:*"]},
+        "PUT /v1/deployments/digits": {"versions": [{"version": 1}]},
+        "PUT /v1/deployments/digits/traffic": {"arms": [{"version": 1, "weight": 100}]},
+    }
+    for route, body in bodies.items():
+        answer = await weak.call(*route.split(" "), json=body)
+        assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing"), route
+
+
+async def test_another_tenants_things_are_not_found_on_every_route(platform: Platform, demo: Caller) -> None:
+    await demo.push("digits", b"weights")
+    spec = {"versions": [{"version": 1}]}
+    await demo.ok("PUT", "/v1/deployments/digits", json=spec)
+    kid = (await demo.ok("GET", "/v1/whoami"))["kid"]
+    digest = await demo.upload(b"weights")
+    stranger = await platform.tenant()
+
+    routes = [
+        ("GET", f"/v1/tenants/{demo.tenant}", None),
+        ("DELETE", f"/v1/keys/{kid}", None),
+        ("HEAD", f"/v1/artifacts/{digest}", None),
+        ("GET", "/v1/models/digits", None),
+        ("GET", "/v1/models/digits/versions", None),
+        ("GET", "/v1/models/digits/versions/1", None),
+        ("PUT", "/v1/deployments/digits", spec),
+        ("PUT", "/v1/deployments/digits?dry_run=true", spec),
+        ("GET", "/v1/deployments/digits", None),
+        ("DELETE", "/v1/deployments/digits", None),
+        ("GET", "/v1/deployments/digits/traffic", None),
+        ("PUT", "/v1/deployments/digits/traffic", {"arms": [{"version": 1, "weight": 100}]}),
+        ("GET", "/v1/deployments/digits/status", None),
+        ("GET", "/v1/deployments/digits/logs", None),
+    ]
+    for method, path, body in routes:
+        answer = await stranger.call(method, path, **({"json": body} if body is not None else {}))
+        assert answer.status_code == 404, (method, path, answer.text)
+    for path, name in (("/v1/models", "models"), ("/v1/deployments", "deployments")):
+        assert (await stranger.ok("GET", path))[name] == []
+    assert [k["tenant"] for k in (await stranger.ok("GET", "/v1/keys"))["keys"]] == [stranger.tenant]
+    assert (await stranger.ok("GET", "/v1/usage"))["rows"][0]["requests"] == 0
+    events = await stranger.call("GET", "/v1/events?follow=false")
+    assert str(demo.tenant) not in events.text
+    assert str(demo.tenant) not in (await stranger.call("GET", "/v1/audit")).text
+    assert (await demo.ok("GET", "/v1/deployments/digits"))["revision"] == 1
+
+
+async def test_an_artifact_is_not_shared_between_tenants_by_digest(platform: Platform, demo: Caller) -> None:
+    digest = await demo.upload(b"weights")
+    stranger = await platform.tenant()
+    body = {
+        "artifact_digest": digest,
+        "format": "onnx",
+        "signature": {
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}],
+            "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1]}],
+        },
+    }
+    answer = await stranger.call("POST", "/v1/models/digits/versions", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "artifact_missing")
+
+
+async def test_only_an_operator_acts_for_another_tenant(platform: Platform, demo: Caller) -> None:
+    stranger = await platform.tenant()
+    answer = await stranger.call("GET", "/v1/models", headers={"moorage-tenant": str(demo.tenant)})
+    assert answer.status_code == 403
+    whoami = await platform.operator.ok("GET", "/v1/whoami", headers={"moorage-tenant": str(demo.tenant)})
+    assert whoami["tenant"] == demo.tenant
+    unknown = {"moorage-tenant": f"none{secrets.token_hex(4)}"}
+    answer = await platform.operator.call("GET", "/v1/whoami", headers=unknown)
+    assert answer.status_code == 404
+
+
+async def test_a_suspended_tenants_keys_are_refused_until_it_is_active_again(platform: Platform, demo: Caller) -> None:
+    limits = f"/v1/tenants/{demo.tenant}/limits"
+    await platform.operator.ok("PUT", limits, json={"status": "suspended"})
+    answer = await demo.call("GET", "/v1/whoami")
+    assert (answer.status_code, answer.json()["code"]) == (403, "tenant_suspended")
+    await platform.operator.ok("PUT", limits, json={"burst": 7})
+    assert (await demo.call("GET", "/v1/whoami")).status_code == 403
+    await platform.operator.ok("PUT", limits, json={"status": "active"})
+    assert (await demo.call("GET", "/v1/whoami")).status_code == 200

@@ -1,0 +1,195 @@
+"""Deployments and traffic: declarative, compare-and-set, and adding up."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moorage_common.contracts.desired import ReplicaStatus
+from moorage_common.contracts.routes import Arm
+from moorage_registry.deployments.plan import share_out
+from moorage_registry.deployments.replicas import Seen, transitions
+from moorage_registry.deployments.tables import TrafficRow
+from moorage_registry.testing import Caller, Json, Platform
+from sqlalchemy import update
+
+PATH = "/v1/deployments/digits"
+
+
+async def two_versions(demo: Caller, **traffic: object) -> Json:
+    await demo.push("digits", b"one")
+    await demo.push("digits", b"two")
+    spec = {"versions": [{"version": 1}, {"version": 2}], **traffic}
+    deployed: Json = await demo.ok("PUT", PATH, json=spec)
+    return deployed
+
+
+def weights(traffic: Json) -> dict[int, int]:
+    return {arm["version"]: arm["weight_bp"] for arm in traffic["arms"]}
+
+
+async def test_a_first_deployment_sends_everything_to_its_highest_version(demo: Caller) -> None:
+    assert weights((await two_versions(demo))["traffic"]) == {2: 10_000}
+
+
+async def test_applying_the_same_again_changes_nothing(demo: Caller) -> None:
+    first = await two_versions(demo, traffic=[{"version": 1, "weight": 90}, {"version": 2, "weight": 10}])
+    spec = {"versions": [{"version": 2}, {"version": 1}]}
+    assert await demo.ok("PUT", PATH, json=spec) == first
+    assert (await demo.ok("PUT", PATH, params={"dry_run": True}, json=spec)) == {"changes": []}
+
+
+async def test_a_dry_run_tells_the_difference_and_writes_nothing(demo: Caller) -> None:
+    before = await two_versions(demo)
+    spec = {
+        "versions": [{"version": 1, "scaling": {"min": 1, "max": 3}}, {"version": "latest"}],
+        "traffic": [{"version": 1, "weight_bp": 2500}, {"version": 2, "weight_bp": 7500}],
+    }
+    found = await demo.ok("PUT", PATH, params={"dry_run": True}, json=spec)
+    changes = {change["path"]: (change["from"], change["to"]) for change in found["changes"]}
+    assert changes == {
+        "versions.1.scaling.max": (1, 3),
+        "traffic.v1": (None, {"weight_bp": 2500, "role": "stable"}),
+        "traffic.v2.weight_bp": (10_000, 7500),
+    }
+    assert await demo.ok("GET", PATH) == before
+
+
+async def test_applying_without_traffic_keeps_it_where_its_versions_stay(demo: Caller) -> None:
+    await two_versions(demo, traffic=[{"version": 1, "weight": 90}, {"version": 2, "weight": 10}])
+    await demo.push("digits", b"three")
+    kept = await demo.ok("PUT", PATH, json={"versions": [{"version": v} for v in (1, 2, 3)]})
+    assert weights(kept["traffic"]) == {1: 9000, 2: 1000}
+    moved = await demo.ok("PUT", PATH, json={"versions": [{"version": 2}, {"version": 3}]})
+    assert weights(moved["traffic"]) == {2: 10_000}
+    gone = await demo.ok("PUT", PATH, json={"versions": [{"version": 3}]})
+    assert weights(gone["traffic"]) == {3: 10_000}
+
+
+async def test_traffic_is_set_only_on_the_revision_that_was_read(demo: Caller) -> None:
+    revision = (await two_versions(demo))["traffic"]["revision"]
+    body = {"arms": [{"version": 1, "weight": 50}, {"version": 2, "weight": 50}], "revision": revision}
+    changed = await demo.ok("PUT", f"{PATH}/traffic", json=body)
+    assert changed["revision"] == revision + 1
+    answer = await demo.call("PUT", f"{PATH}/traffic", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "traffic_changed")
+
+
+@pytest.mark.parametrize(
+    ("arms", "code"),
+    [
+        ([{"version": 1, "weight": 90}, {"version": 2, "weight": 11}], "weights_not_whole"),
+        ([{"version": 1, "weight": 100}, {"version": 2, "weight": 10}], "weights_not_whole"),
+        ([{"version": 1, "weight": 50}, {"version": 1, "weight": 50}], "version_named_twice"),
+        ([{"version": 7, "weight": 100}], "version_not_found"),
+        ([{"version": 1}], "invalid_request"),
+        ([{"version": 1, "weight": 100, "weight_bp": 10_000}], "invalid_request"),
+        ([{"version": 1, "wieght": 100}], "invalid_request"),
+        ([], "invalid_request"),
+    ],
+)
+async def test_traffic_that_makes_no_sense_is_refused(demo: Caller, arms: list[Json], code: str) -> None:
+    before = (await two_versions(demo))["traffic"]
+    answer = await demo.call("PUT", f"{PATH}/traffic", json={"arms": arms})
+    assert answer.status_code in (404, 422)
+    assert answer.json()["code"] == code
+    assert await demo.ok("GET", f"{PATH}/traffic") == before
+
+
+async def test_shadow_arms_do_not_count_towards_the_whole(demo: Caller) -> None:
+    arms = [{"version": 1, "weight": 100}, {"version": 2, "weight": 30, "role": "shadow"}]
+    await two_versions(demo)
+    assert weights(await demo.ok("PUT", f"{PATH}/traffic", json={"arms": arms})) == {1: 10_000, 2: 3000}
+
+
+async def test_while_a_rollout_owns_the_traffic_nobody_else_moves_it(platform: Platform, demo: Caller) -> None:
+    await two_versions(demo)
+    async with platform.registry.db.write() as session:
+        owned = update(TrafficRow).where(TrafficRow.tenant == demo.tenant).values(owner="rollout:r1")
+        await session.execute(owned)
+    arms = [{"version": 1, "weight": 100}]
+    both: Json = {"versions": [{"version": 1}, {"version": 2}]}
+    for method, path, body in (
+        ("PUT", f"{PATH}/traffic", {"arms": arms}),
+        ("PUT", PATH, {**both, "traffic": arms}),
+        ("PUT", PATH, {"versions": [{"version": 1}]}),
+        ("DELETE", PATH, None),
+    ):
+        answer = await demo.call(method, path, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (409, "traffic_owned")
+        assert "abort" in answer.json()["error"]
+    await demo.ok("PUT", PATH, json={**both, "deadline_ms": 500})
+
+
+async def test_a_deleted_deployment_comes_back_with_higher_revisions(demo: Caller) -> None:
+    first = await two_versions(demo)
+    assert (await demo.call("DELETE", PATH)).status_code == 204
+    assert (await demo.call("GET", PATH)).status_code == 404
+    assert (await demo.call("DELETE", PATH)).status_code == 404
+    again = await demo.ok("PUT", PATH, json={"versions": [{"version": 1}]})
+    assert again["revision"] > first["revision"]
+    assert again["traffic"]["revision"] > first["traffic"]["revision"]
+    assert weights(again["traffic"]) == {1: 10_000}
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        {"version": 1, "resources": {"gpu_mili": 500}},
+        {"version": 1, "resources": {"gpu_milli": 1500}},
+        {"version": 1, "resources": {"gpu_milli": 500, "devices": 2}},
+        {"version": 1, "scaling": {"min": 3, "max": 2}},
+        {"version": 1, "resources": {"gpu_milli": 1000, "devices": 3}},
+        {"version": "newest"},
+    ],
+)
+async def test_a_version_that_cannot_be_placed_is_refused(demo: Caller, version: Json) -> None:
+    await demo.push("digits", b"one")
+    assert (await demo.call("PUT", PATH, json={"versions": [version]})).status_code == 422
+
+
+async def test_the_gpu_share_of_a_tenant_holds_over_all_its_deployments(demo: Caller) -> None:
+    whole = {"version": 1, "resources": {"gpu_milli": 1000}}
+    for model, status in (("a", 200), ("b", 200), ("c", 422)):
+        await demo.push(model, model.encode())
+        answer = await demo.call("PUT", f"/v1/deployments/{model}", json={"versions": [whole]})
+        assert answer.status_code == status
+    assert answer.json()["code"] == "gpu_quota"
+
+
+@given(
+    st.lists(st.integers(0, 10_000), min_size=1, max_size=8),
+    st.sets(st.integers(0, 7)),
+)
+def test_shared_out_weights_always_add_up(shares: list[int], able: set[int]) -> None:
+    arms = [Arm(arm=f"v{n}", version=n, weight_bp=share) for n, share in enumerate(shares)]
+    shared = share_out(arms, able)
+    left = sum(arm.weight_bp for arm in arms if arm.version in able)
+    assert sum(arm.weight_bp for arm in shared) == (10_000 if left else 0)
+    assert all(arm.version in able for arm in shared)
+    for arm in shared:
+        assert abs(arm.weight_bp - shares[arm.version] * 10_000 / left) < 1
+
+
+def replica(host: str, state: str, restarts: int = 0) -> ReplicaStatus:
+    return ReplicaStatus.model_validate({"host_id": host, "version": 1, "state": state, "restarts": restarts})
+
+
+@pytest.mark.parametrize(
+    ("stored", "reported", "expected"),
+    [
+        (None, replica("a", "loading"), []),
+        (None, replica("a", "ready"), ["started"]),
+        (Seen("loading", 0), replica("a", "ready"), ["started"]),
+        (Seen("ready", 0), replica("a", "ready"), []),
+        (Seen("ready", 0), replica("a", "ready", 1), ["lost", "started"]),
+        (Seen("ready", 0), replica("a", "failed"), ["lost"]),
+        (Seen("ready", 0), replica("a", "stopping"), []),
+        (Seen("stopping", 0), None, []),
+        (Seen("ready", 0), None, ["lost"]),
+    ],
+)
+def test_replica_transitions(stored: Seen | None, reported: ReplicaStatus | None, expected: list[str]) -> None:
+    before = {("a", 1): stored} if stored is not None else {}
+    found = transitions(before, [reported] if reported is not None else [], frozenset({1}))
+    assert [change.verb for change in found] == expected
+    if reported is None:
+        assert transitions(before, [], frozenset()) == []
