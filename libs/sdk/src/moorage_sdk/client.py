@@ -165,8 +165,12 @@ class Client:
         self._progress(f"{name}: version {number} is being deployed")
         endpoint = self.endpoint(name)
         if wait and min > 0:
-            wait_until_ready(self.registry, self._inference, name, number, timeout_s=timeout_s, progress=self._progress)
+            self.wait_until_ready(name, number, timeout_s=timeout_s)
         return endpoint
+
+    def wait_until_ready(self, name: str, version: int, *, timeout_s: float = 120.0) -> None:
+        """Wait until a replica answers for a deployed version; `WaitTimedOut` tells why none does."""
+        wait_until_ready(self.registry, self._inference, name, version, timeout_s=timeout_s, progress=self._progress)
 
     def _latest(self, name: str) -> int:
         usable = [found.version for found in self.registry.versions(name) if found.state != "rejected"]
