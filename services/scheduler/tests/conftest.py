@@ -19,6 +19,7 @@ pytest_plugins = ["moorage_common.testing.fixtures"]
 
 os.environ.update(environment(secrets.token_hex(16)))  # Ray reads these when it is imported
 
+import ray  # noqa: E402
 from moorage_scheduler.cluster import Cluster, RayNode  # noqa: E402
 
 
@@ -36,6 +37,7 @@ def ray_head(gpus: int, cpus: int) -> Iterator[str]:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
+            killer.cancel()
             assert line == b"ready\n", (Path(directory) / "head.log").read_text()[-3000:]
             yield f"127.0.0.1:{port}"
         finally:
@@ -51,6 +53,7 @@ def ray_head(gpus: int, cpus: int) -> Iterator[str]:
 def ray_address() -> Iterator[str]:
     with ray_head(gpus=2, cpus=2) as address:
         yield address
+        ray.shutdown()  # a driver whose head dies ends its whole process
 
 
 class Stand:

@@ -10,7 +10,7 @@ import pytest
 import ray
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, Placed, RayNode
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def placed(host_id: str, node: RayNode, *devices: int) -> Placed:
@@ -29,7 +29,7 @@ def placed(host_id: str, node: RayNode, *devices: int) -> Placed:
 
 async def start(cluster: Cluster, node: RayNode, host_id: str, fraction: float, *devices: int) -> dict[str, Any]:
     await cluster.start(placed(host_id, node, *devices), node.ray_id, fraction, "{}")
-    answer: dict[str, Any] = await cluster.call(host_id, "identity", timeout_s=60)
+    answer: dict[str, Any] = await cluster.call(host_id, "identity", timeout_s=90)
     return answer
 
 
@@ -40,7 +40,7 @@ async def test_a_fraction_gets_the_gpu_of_its_bundle_and_keeps_it_when_killed(cl
     assert first["devices"] == second["devices"]
     assert len({first["devices"][0], other["devices"][0]}) == 2
     os.kill(first["pid"], signal.SIGKILL)
-    again = await cluster.call("acme.m.1.a", "identity", timeout_s=60)
+    again = await cluster.call("acme.m.1.a", "identity", timeout_s=90)
     assert again["pid"] != first["pid"]
     assert again["devices"] == first["devices"]
     assert again["visible"] == first["visible"] == str(first["devices"][0])
@@ -52,7 +52,7 @@ async def test_an_overfull_bundle_waits_and_never_spills_to_its_sibling(cluster:
     with pytest.raises(ClusterUnreachable):
         await cluster.call("acme.m.1.b", "identity", timeout_s=6)
     await cluster.remove("acme.m.1.a")
-    freed = await cluster.call("acme.m.1.b", "identity", timeout_s=60)
+    freed = await cluster.call("acme.m.1.b", "identity", timeout_s=90)
     assert freed["devices"]
 
 
@@ -64,10 +64,10 @@ async def test_a_replica_of_two_devices_sees_both_and_nobody_else_gets_them(clus
     with pytest.raises(ClusterUnreachable):
         await cluster.call("acme.m.1.b", "identity", timeout_s=4)
     os.kill(whole["pid"], signal.SIGKILL)
-    again = await cluster.call("acme.m.1.a", "identity", timeout_s=60)
+    again = await cluster.call("acme.m.1.a", "identity", timeout_s=90)
     assert again["visible"] == "0,1"
     await cluster.remove("acme.m.1.a")
-    assert (await cluster.call("acme.m.1.b", "identity", timeout_s=60))["devices"]
+    assert (await cluster.call("acme.m.1.b", "identity", timeout_s=90))["devices"]
 
 
 async def test_a_replica_without_gpu_sees_none_and_two_share_the_cpu_bundle(cluster: Cluster, node: RayNode) -> None:
@@ -92,6 +92,7 @@ async def test_a_removed_host_is_gone_for_good_and_its_name_is_free(cluster: Clu
     assert await start(cluster, node, "acme.m.1.b", 1.0, 0)
 
 
+@pytest.mark.filterwarnings("ignore")  # Ray Serve's own, of pydantic and asyncio
 async def test_a_serve_application_answers_beside_the_groups(cluster: Cluster, node: RayNode) -> None:
     await start(cluster, node, "acme.m.1.a", 1.0, 0)
     assert await asyncio.to_thread(_serve_doubles, 21) == 42
@@ -107,7 +108,7 @@ def _serve_doubles(number: int) -> int:
 
     try:
         handle = serve.run(Doubler.bind(), name="pipeline", route_prefix=None)  # type: ignore[attr-defined]
-        answer: int = handle.remote(number).result(timeout_s=60)
+        answer: int = handle.remote(number).result(timeout_s=90)
         return answer
     finally:
         serve.shutdown()
