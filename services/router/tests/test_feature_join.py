@@ -26,7 +26,8 @@ async def online(_host: FakeHost, seen: Seen, writer: asyncio.StreamWriter) -> b
     columns = [
         {
             "name": name, "datatype": "FP32", "values": [None if s == 99 else s * scale for s in sensors],
-            "statuses": ["missing" if s == 99 else "present" for s in sensors], "event_timestamps": [1.0] * len(sensors),
+            "statuses": ["missing" if s == 99 else "present" for s in sensors],
+            "event_timestamps": [1.0] * len(sensors),
         }
         for name, scale in zip(FEATURES, (1, 10), strict=True)
     ]  # fmt: skip
@@ -85,7 +86,7 @@ async def test_a_missing_feature_is_named_or_defaulted(
     assert (refused.status_code, refused.headers["moorage-error"]) == (422, "features_missing")
     assert "stats__mean of sensor_id=99" in refused.json()["error"]
     key = await deployed(joining, desired, host, on_miss="default", default=-1.0)
-    while (answer := await joining.infer(key, content=unknown)).status_code == 422:
+    while (answer := await joining.infer(key, content=unknown)).status_code == 422:  # noqa: ASYNC110 - polls
         await asyncio.sleep(0.02)
     assert answer.status_code == 200
     assert json.loads(host.seen[-1].body)["inputs"][1]["data"] == [70, -1.0]
@@ -100,7 +101,7 @@ async def test_without_the_proxy_the_policy_decides(
     assert (refused.status_code, refused.headers["moorage-error"]) == (503, "features_unavailable")
     assert int(refused.headers["retry-after"]) >= 1
     key = await deployed(joining, desired, host, on_miss="default")
-    while (answer := await joining.infer(key, content=ASKED)).status_code == 503:
+    while (answer := await joining.infer(key, content=ASKED)).status_code == 503:  # noqa: ASYNC110 - polls
         await asyncio.sleep(0.02)
     assert answer.status_code == 200
 
