@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from importlib import import_module
 from pathlib import Path
 
 import structlog
@@ -20,7 +19,7 @@ from moorage_common.contracts.model import Contract
 from moorage_common.errors import MoorageError, Unavailable
 
 from moorage_runtime.artifacts import ArtifactCache
-from moorage_runtime.formats import LOADERS
+from moorage_runtime.formats import warm
 from moorage_runtime.validation import run_validation
 from moorage_runtime.versions import Versions
 
@@ -44,7 +43,7 @@ def validate_apart(job: Job, *, timeout_s: float = TIMEOUT_S) -> ValidationResul
     Raises:
         Unavailable: the artifacts cannot be fetched now; nothing is known about the version.
     """
-    threading.Thread(target=_warm, args=(job.run.load.format,), name="warm", daemon=True).start()
+    threading.Thread(target=warm, args=(job.run.load.format,), name="warm", daemon=True).start()
 
     def rejected(reason: str) -> ValidationResult:
         run = job.run
@@ -69,11 +68,6 @@ def validate_apart(job: Job, *, timeout_s: float = TIMEOUT_S) -> ValidationResul
             name = signal.Signals(-done.returncode).name
             return rejected(f"the model crashes the process that loads it ({name}); save it again and push it")
     return rejected(f"validation ended with status {done.returncode}")
-
-
-def _warm(model_format: str) -> None:
-    with contextlib.suppress(Exception):
-        import_module(LOADERS[model_format])
 
 
 def main() -> None:

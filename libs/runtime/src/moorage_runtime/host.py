@@ -17,6 +17,7 @@ from moorage_common.contracts.desired import LoadSpec, ValidationRun
 from moorage_runtime.apart import Job, validate_apart
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.config import HostConfig
+from moorage_runtime.formats import warm
 from moorage_runtime.inference import Inference
 from moorage_runtime.server import HostApp, HostServer
 from moorage_runtime.versions import Versions
@@ -76,6 +77,8 @@ class ReplicaHost:
     def _load_all(self) -> None:
         for spec in self._config.loads:
             self._versions.load(spec)
+        for model_format in self._config.warm:
+            warm(model_format)
 
     def identity(self) -> dict[str, Any]:
         """generation, token, address (`host:port`), pid, devices, versions (`HeldVersion` dicts)."""

@@ -1,5 +1,6 @@
 """Formats of models, one a file, behind one Protocol. Importing this imports none of their libraries."""
 
+import contextlib
 from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
@@ -51,6 +52,12 @@ def load_model(path: Path, spec: LoadSpec) -> Model:
         )
     loader: Loader = import_module(module).load
     return loader(path, spec)
+
+
+def warm(model_format: str) -> None:
+    """Import what the format needs, so that the first load does not wait; a missing library shows at the load."""
+    with contextlib.suppress(KeyError, ImportError):
+        import_module(LOADERS[model_format])
 
 
 def is_pickle(path: Path) -> bool:
