@@ -11,6 +11,7 @@ from moorage_common import api_keys
 from moorage_common.contracts.request_id import parse_request_id
 from moorage_common.secrets import derive
 from moorage_router.settings import RouterSettings
+from prometheus_client import generate_latest
 from router_harness import BODY, PEPPER, Desired, FakeHost, RunningRouter, until
 
 
@@ -193,6 +194,30 @@ async def test_the_split_is_kept_within_three_sigma(router: RunningRouter, desir
     sigma = (total * 0.9 * 0.1) ** 0.5
     assert abs(chosen["2"] - total * 0.1) <= 3 * sigma
     assert (await router.infer(key, "/v2/models/m/versions/2/infer")).json()["model_version"] == "2"
+
+
+async def test_metrics_name_tenant_model_and_version_and_nothing_a_caller_made_up(
+    router: RunningRouter, desired: Desired, host: FakeHost
+) -> None:
+    key = await desired.key()
+    await desired.route({1: 10_000})
+    await desired.host(host, 1)
+    await router.knows(key, 1)
+    assert [status for status, _ in await router.burst(key, 6, 2)] == [200] * 6
+    await router.infer(key, "/v2/models/made-up/infer")
+    text = generate_latest(router.app.metrics.registry).decode()
+    names = 'model="m",tenant="demo",version="1"'
+    for line in (
+        f'moorage_router_requests_total{{code="200",{names}}} 6.0',
+        f'moorage_router_request_duration_seconds_bucket{{le="+Inf",{names}}} 6.0',
+        f"moorage_router_request_duration_seconds_count{{{names}}} 6.0",
+        'moorage_router_in_flight{model="m",tenant="demo"} 0.0',
+        'moorage_router_ready_replicas{model="m",tenant="demo"} 1.0',
+        'moorage_router_refused_total{code="model_not_found"} 1.0',
+    ):
+        assert line in text
+    assert "moorage_router_quota_tokens{" in text
+    assert "made-up" not in text
 
 
 async def test_no_key_in_clear_reaches_logs_or_disk(

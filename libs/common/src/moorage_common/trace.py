@@ -1,6 +1,6 @@
 """W3C trace context (www.w3.org/TR/trace-context): carried always; spans are made elsewhere, only when sampled."""
 
-import os
+import random
 import re
 
 _TRACEPARENT = re.compile(r"^00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})$")
@@ -9,9 +9,9 @@ _TRACEPARENT = re.compile(r"^00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-
 def child_of(traceparent: str | None) -> str:
     """A `traceparent` for the next hop: same trace and flags, new parent id; a new unsampled trace without one."""
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    span = os.urandom(8).hex()
+    span = f"{random.getrandbits(64):016x}"
     if match is None:
-        return f"00-{os.urandom(16).hex()}-{span}-00"
+        return f"00-{random.getrandbits(128):032x}-{span}-00"
     return f"00-{match[1]}-{span}-{match[3]}"
 
 

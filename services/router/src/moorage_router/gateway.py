@@ -110,15 +110,16 @@ class Gateway:
         finally:
             tenant.in_flight -= 1
             served.replicas.in_flight -= 1
-            served.series.observe(time.monotonic() - started)
-            served.series.count(outcome.status)
+            served.series.count(outcome.status, time.monotonic() - started)
             self._usage.add(served.tenant, served.model, served.number, principal.kid, outcome)
 
     def authorize(self, authorization: bytes | None, tenant: str | None, model: str) -> tuple[KeyRecord, ServedRoute]:
         """Who calls and the route of `model`, which the key must cover. Raises Unauthenticated, NotFound, Forbidden."""
         principal = self.identify(authorization, tenant)
         route = self._routes.find(principal.tenant, model)
-        require_scope(principal, "infer", model)
+        if route.covered.get(principal.kid) is not principal:
+            require_scope(principal, "infer", model)
+            route.covered[principal.kid] = principal
         return principal, route
 
     def identify(self, authorization: bytes | None, tenant: str | None) -> KeyRecord:

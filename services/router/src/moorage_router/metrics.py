@@ -1,28 +1,36 @@
 """What the router counts. Names of tenants and models come from routes and limits only, never from a caller."""
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
 from moorage_common.metrics import LATENCY_BUCKETS_S, TenantSeries
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 
 class VersionSeries:
-    """The series of one version of a model, looked up once."""
+    """What is counted of one version of a model: plain numbers, made into series when scraped."""
 
-    __slots__ = ("_by_code", "_child", "observe")
+    __slots__ = ("by_code", "labels", "seconds", "slots")
 
-    def __init__(self, child: Callable[[str], Counter], duration: Histogram) -> None:
-        self._child = child
-        self._by_code: dict[int, Counter] = {}
-        self.observe = duration.observe
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = list(labels)
+        self.by_code: dict[int, int] = {}
+        self.slots = [0] * (len(LATENCY_BUCKETS_S) + 1)
+        self.seconds = 0.0
 
-    def count(self, status: int) -> None:
-        counter = self._by_code.get(status)
-        if counter is None:
-            counter = self._by_code[status] = self._child(str(status))
-        counter.inc()
+    def count(self, status: int, took_s: float) -> None:
+        """One request was answered."""
+        self.by_code[status] = self.by_code.get(status, 0) + 1
+        self.slots[bisect_left(LATENCY_BUCKETS_S, took_s)] += 1
+        self.seconds += took_s
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as Prometheus wants them."""
+        bounds = [*(str(bound) for bound in LATENCY_BUCKETS_S), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self.slots)), strict=True))
 
 
 class RouterMetrics:
@@ -31,33 +39,37 @@ class RouterMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.series = TenantSeries(self.registry)
-        self._requests = Counter(
-            "moorage_router_requests", "Inference requests answered.", ["tenant", "model", "version", "code"],
-            registry=self.registry,
-        )  # fmt: skip
-        self._duration = Histogram(
-            "moorage_router_request_duration_seconds", "From the request's head to its answer.",
-            ["tenant", "model", "version"], registry=self.registry, buckets=LATENCY_BUCKETS_S,
-        )  # fmt: skip
         self.refused = Counter(
             "moorage_router_refused", "Requests refused before a version was chosen.", ["code"], registry=self.registry
         )
         self.retries = Counter(
             "moorage_router_retries", "Calls to a host made again.", ["reason"], registry=self.registry
         )
-        self._versions: dict[tuple[str, str, int], VersionSeries] = {}
+        self._versions: dict[tuple[str, ...], VersionSeries] = {}
+        self.gauges(self._requests)
 
     def version(self, tenant: str, model: str, number: int) -> VersionSeries:
-        """Series of a version that a route names."""
-        key = (tenant, model, number)
-        held = self._versions.get(key)
+        """Series of a version that a route names; shared by all beyond the tenant's cap."""
+        labels = tuple(self.series.labels(tenant, model, str(number)))
+        held = self._versions.get(labels)
         if held is None:
-            duration = self.series.child(self._duration, tenant, model, str(number))
-            held = VersionSeries(
-                lambda code: self.series.child(self._requests, tenant, model, str(number), code), duration
-            )
-            self._versions[key] = held
+            held = self._versions[labels] = VersionSeries(labels)
         return held
+
+    def _requests(self) -> Iterable[Metric]:
+        names = ["tenant", "model", "version"]
+        requests = CounterMetricFamily(
+            "moorage_router_requests", "Inference requests answered.", labels=[*names, "code"]
+        )
+        duration = HistogramMetricFamily(
+            "moorage_router_request_duration_seconds", "From the request's head to its answer.", labels=names
+        )
+        for series in self._versions.values():
+            for status, count in series.by_code.items():
+                requests.add_metric([*series.labels, str(status)], count)
+            duration.add_metric(series.labels, series.buckets(), sum_value=series.seconds)
+        yield requests
+        yield duration
 
     def gauges(self, read: Callable[[], Iterable[Metric]]) -> None:
         """Let each scrape call `read` for what is true at that moment."""

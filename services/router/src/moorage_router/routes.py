@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import orjson
 import structlog
+from moorage_common.contracts.keys import KeyRecord
 from moorage_common.contracts.names import NAME_MAX
 from moorage_common.contracts.routes import FeatureJoin, Route, RouteVersion
 from moorage_common.contracts.tensors import DATA_FORMATS, TensorSpec
@@ -44,9 +45,9 @@ class ServedVersion:
 
 
 class ServedRoute:
-    """One model: its split and its versions by number."""
+    """One model: its split and its versions by number. `covered`: key records found to cover it, by kid."""
 
-    __slots__ = ("deadline_s", "model", "split", "tenant", "versions")
+    __slots__ = ("covered", "deadline_s", "model", "split", "tenant", "versions")
 
     def __init__(self, route: Route, versions: dict[int, ServedVersion]) -> None:
         self.tenant = route.tenant
@@ -54,6 +55,7 @@ class ServedRoute:
         self.deadline_s = route.deadline_ms / 1000
         self.split = splits.split_of(arm for arm in route.arms if arm.version in versions)
         self.versions = versions
+        self.covered: dict[str, KeyRecord] = {}
 
     def version(self, number: str | None, draw: float) -> ServedVersion:
         """Version `number` of the path, or one by the split. Raises NotFound, or Unavailable without any arm."""

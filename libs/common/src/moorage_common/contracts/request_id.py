@@ -5,7 +5,7 @@ The id alone tells which version answered, so feedback needs no lookup, and cann
 
 import hashlib
 import hmac
-import os
+import random
 import time
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class RequestId:
 def new_ulid(now_ms: int | None = None) -> str:
     """26 characters of Crockford base 32: 48 bits of milliseconds, 80 random bits (github.com/ulid/spec)."""
     ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
-    value = (ms << 80) | int.from_bytes(os.urandom(10), "big")
+    value = (ms << 80) | random.getrandbits(80)
     return "".join([_PAIRS[(value >> shift) & 1023] for shift in _PAIR_SHIFTS])
 
 
