@@ -15,7 +15,7 @@ from sklearn.preprocessing import MinMaxScaler
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
-from e2e_platform import Platform  # noqa: E402 - beside this file
+from e2e_platform import Note, Platform  # noqa: E402 - beside this file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,12 +24,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+MEASURED = pytest.StashKey[dict[str, object]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MEASURED] = {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[MEASURED]:
+        terminalreporter.section("measured")
+        for what, value in config.stash[MEASURED].items():
+            terminalreporter.line(f"{what}: {value}")
+
+
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def note(pytestconfig: pytest.Config) -> Note:
+    """Keep a measurement for the summary."""
+    return pytestconfig.stash[MEASURED].__setitem__
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory, note: Note) -> Iterator[Platform]:
     """The platform that all tests share; started again by those that end it."""
     platform = Platform(tmp_path_factory.mktemp("platform") / "state")
     try:
         platform.start()
+        note("start_s", round(platform.started_in_s, 1))
         yield platform
     finally:
         platform.end()

@@ -20,7 +20,7 @@ from moorage_common.tied import tied
 from moorage_sdk.client import Client
 
 Note = Callable[[str, object], None]
-"""pytest's `record_property`."""
+"""Takes a measurement's name and value, for the summary at the end."""
 
 START_TIMEOUT_S = 240.0
 

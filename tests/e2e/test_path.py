@@ -16,13 +16,13 @@ from sklearn.pipeline import Pipeline
 
 
 def test_answers_equal_scikit_learns_own(
-    client: Client, name: str, classifier: Pipeline, pictures: np.ndarray, record_property: Note
+    client: Client, name: str, classifier: Pipeline, pictures: np.ndarray, note: Note
 ) -> None:
     begun = time.monotonic()
     version = client.push(classifier, name=name, example=pictures[:8])
     endpoint = client.deploy(version, gpu=0.25)
     answered = endpoint.predict(pictures[:1])
-    record_property("push_to_answer_s", round(time.monotonic() - begun, 2))
+    note("push_to_answer_s", round(time.monotonic() - begun, 2))
     assert version.state == "ready"
     assert not version.unchecked
     assert answered.tolist() == classifier.predict(pictures[:1]).tolist()
@@ -109,14 +109,15 @@ def test_another_tenants_model_does_not_exist(
         assert other.usage()["rows"] == []
         assert name not in {event.subject.rsplit("/", 1)[-1] for event in other.events()}
         headers = {"authorization": f"Bearer {key}"}
-        until(lambda: httpx.get(f"{platform.info['router']}/v2", headers=headers).status_code == 200, 5, "the key")
+        nothing = f"{platform.info['router']}/v2/models/nothing"
+        until(lambda: httpx.get(nothing, headers=headers).status_code == 404, 5, "the key")
         for path in (f"/v2/models/{name}", f"/v2/models/{name}/ready", f"/v2/models/{name}/versions/1"):
             assert httpx.get(platform.info["router"] + path, headers=headers).status_code == 404
 
 
 def test_a_revoked_key_is_refused_within_seconds(platform: Platform, client: Client) -> None:
     made = client.registry.create_key(["infer:*"])
-    url, headers = f"{platform.info['router']}/v2", {"authorization": f"Bearer {made['key']}"}
-    until(lambda: httpx.get(url, headers=headers).status_code == 200, 5, "the new key")
+    url, headers = f"{platform.info['router']}/v2/models/nothing", {"authorization": f"Bearer {made['key']}"}
+    until(lambda: httpx.get(url, headers=headers).status_code == 404, 5, "the new key")
     client.registry.revoke_key(made["kid"])
     until(lambda: httpx.get(url, headers=headers).status_code == 401, 5, "the refusal of the revoked key")

@@ -40,12 +40,12 @@ def answers_go_on(load: Load, count: int = 40) -> None:
 
 @pytest.mark.parametrize("victim", ["registry", "scheduler", "nats", "redis"])
 def test_a_killed_control_process_costs_no_request_and_comes_back(
-    *, platform: Platform, client: Client, load: Load, name: str, victim: str, record_property: Note
+    *, platform: Platform, client: Client, load: Load, name: str, victim: str, note: Note
 ) -> None:
     answers_go_on(load, 10)
     platform.kill(victim)
     answers_go_on(load)
-    record_property(f"{victim}_back_s", round(until(lambda: works_again(client, name), 60, f"a working {victim}"), 2))
+    note(f"{victim}_back_s", round(until(lambda: works_again(client, name), 60, f"a working {victim}"), 2))
     answers_go_on(load)
     assert load.failed() == []
 
@@ -69,7 +69,7 @@ def works_again(client: Client, name: str) -> bool:
 
 
 def test_a_killed_router_loses_only_what_was_in_flight_in_it(
-    platform: Platform, client: Client, load: Load, name: str, record_property: Note
+    platform: Platform, client: Client, load: Load, name: str, note: Note
 ) -> None:
     answers_go_on(load, 10)
     killed_at = time.monotonic()
@@ -77,8 +77,8 @@ def test_a_killed_router_loses_only_what_was_in_flight_in_it(
     answers_go_on(load)
     lost = load.failed()
     slowest = max(o.ended - o.begun for o in load.outcomes if o.is_ok and o.begun >= killed_at)
-    record_property("router_lost", len(lost))
-    record_property("router_back_s", round(slowest, 2))
+    note("router_lost", len(lost))
+    note("router_back_s", round(slowest, 2))
     assert all(was_in_flight(outcome, killed_at) for outcome in lost), lost
     until(lambda: works_again(client, name), 30, "a working router")
 
@@ -127,7 +127,7 @@ def test_the_only_killed_host_comes_back_on_the_same_gpu(
     name: str,
     classifier: Pipeline,
     pictures: np.ndarray,
-    record_property: Note,
+    note: Note,
 ) -> None:
     client.deploy(client.push(classifier, name=name, example=pictures[:8]), gpu=0.5)
     (host,) = hosts_of(platform, client, name, 1)
@@ -137,7 +137,7 @@ def test_the_only_killed_host_comes_back_on_the_same_gpu(
     with load_on(platform, client, name, pictures) as load:
         first = min(o.ended for o in load.outcomes if o.is_ok)
         answers_go_on(load, 10)
-    record_property("only_host_back_s", round(first - killed_at, 2))
+    note("only_host_back_s", round(first - killed_at, 2))
     assert {o.status for o in load.outcomes} <= {200, 503}, "a caller may be told to wait, and nothing else"
     after = client.registry.status(name).replicas[0]
     assert (after.host_id, after.devices) == (before.host_id, before.devices)
