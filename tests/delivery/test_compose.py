@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from functools import cache
@@ -13,7 +14,6 @@ from typing import Any
 import nats
 import nats.errors
 import pytest
-import redis
 import yaml
 from moorage_common import api_keys, embedded
 from moorage_common.testing.servers import free_port, wait_until
@@ -145,6 +145,17 @@ async def test_nats_takes_the_generated_password_and_refuses_a_stranger(
         await server.wait()
 
 
+def ask_redis(port: int, *commands: str) -> bytes:
+    """The answers to inline commands; empty while nothing listens."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            connection.sendall("".join(f"{command}\r\n" for command in (*commands, "QUIT")).encode())
+            with connection.makefile("rb") as answers:
+                return answers.read()
+    except OSError:
+        return b""
+
+
 def test_redis_takes_the_generated_password_and_refuses_a_stranger(
     root: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -153,18 +164,11 @@ def test_redis_takes_the_generated_password_and_refuses_a_stranger(
     (tmp_path / "redis-server").symlink_to(embedded.redis_program())
     command = ["sh", str(root / "deploy/compose/redis.sh"), "--save", "", "--appendonly", "no", "--port", str(port)]
     variables = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "REDISCLI_AUTH": password}
-
-    def answers() -> bool:
-        try:
-            with redis.Redis(port=port, password=password) as client:
-                return bool(client.ping())
-        except redis.ConnectionError:
-            return False
-
     with subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=subprocess.DEVNULL) as server:
         try:
-            wait_until(answers, what="Redis")
-            with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
-                stranger.ping()
+            wait_until(lambda: b"+PONG" in ask_redis(port, f"AUTH {password}", "PING"), what="Redis")
+            assert ask_redis(port, "PING").startswith(b"-NOAUTH")
+            policy = ask_redis(port, f"AUTH {password}", "CONFIG GET maxmemory-policy")
+            assert b"noeviction" in policy
         finally:
             server.terminate()
