@@ -15,12 +15,10 @@ from moorage_common.testing.servers import free_port
 from moorage_common.tied import tied
 from moorage_local.ray_head import environment, start_command
 
-pytest_plugins = ["moorage_common.testing.fixtures"]
-
 os.environ.update(environment(secrets.token_hex(16)))  # Ray reads these when it is imported
 
-import ray  # noqa: E402
-from moorage_scheduler.cluster import Cluster, RayNode  # noqa: E402
+import ray
+from moorage_scheduler.cluster import Cluster, RayNode
 
 
 @contextmanager

@@ -7,7 +7,7 @@ to the host's port: the kernel closes it the moment the process dies, seconds be
 import asyncio
 import contextlib
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,8 @@ START_TIMEOUT_S = 90.0
 RECHECK_S = 2.0
 LOADING_POLL_S = 0.1
 CRASHES = 3
-CRASH_WINDOW_S = 60.0
+LASTING_S = 60.0
+"""A host that was ready for this long and then dies begins a new row of crashes."""
 LEAVE_GRACE_S = 3.0
 """Between telling routers to send no more and stopping: they act on it within a heartbeat."""
 UNLOAD_TIMEOUT_S = 35.0
@@ -106,7 +107,7 @@ class Fleet:
     on_change: Callable[[Host], None]
     hosts: dict[str, Host] = field(default_factory=dict)
     failures: dict[VersionKey, Failure] = field(default_factory=dict)
-    _crashes: dict[VersionKey, deque[float]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=CRASHES)))
+    _crashes: dict[VersionKey, int] = field(default_factory=lambda: defaultdict(int))
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _heard: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -220,7 +221,7 @@ class Fleet:
             self.on_change(host)
 
     async def _crashed(self, host: Host, reason: str, *, given_up: bool) -> None:
-        """The process is gone; Ray restarts it unless it is `given_up`. Three times in a minute fail the version."""
+        """The process is gone; Ray restarts it unless it is `given_up`. Three times in a row fail the version."""
         now = time.time()
         host.lost_at = host.recovering_since or host.lost_at or now
         host.lost_generation = host.identity.generation if host.identity else ""
@@ -229,11 +230,11 @@ class Fleet:
         self._heard.set()
         log.warning("host lost", host_id=host.placed.host_id, reason=reason, restarted_by_ray=not given_up)
         self.on_change(host)
-        crashes = self._crashes[host.key]
-        crashes.append(now)
-        if len(crashes) == CRASHES and now - crashes[0] <= CRASH_WINDOW_S:
-            crashes.clear()
-            host.reason = f"its host died {CRASHES} times within a minute; the last time: {reason}"
+        lasted = host.ready_at is not None and now - host.ready_at >= LASTING_S
+        self._crashes[host.key] = 1 if lasted else self._crashes[host.key] + 1
+        if self._crashes[host.key] >= CRASHES:
+            del self._crashes[host.key]
+            host.reason = f"its host died {CRASHES} times in a row, within a minute of being ready; last: {reason}"
             await self._fail(host)
         elif given_up:
             await self._remove(host)

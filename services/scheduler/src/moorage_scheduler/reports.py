@@ -132,7 +132,9 @@ def status(
         for number, reason in enumerate(reasons):
             host_id = f"{tenant}.{model}.{version}.queued-{number}"
             replicas.append(ReplicaStatus(host_id=host_id, version=version, state="pending", reason=reason))
-    for (_tenant, _model, version), failure in sorted(failures.items()):
+    present = {replica.host_id for replica in replicas}
+    gone = {key: failure for key, failure in failures.items() if failure.host_id not in present}
+    for (_tenant, _model, version), failure in sorted(gone.items()):
         replicas.append(ReplicaStatus(host_id=failure.host_id, version=version, state="failed", reason=failure.reason))
         lines += failure.log_lines
     return Status(
