@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 from moorage_registry.catalog.urls import DAY_S, ArtifactUrls
 from moorage_registry.settings import Settings
 from moorage_registry.testing import SIGNATURE, Caller, Platform, platform_of
@@ -92,20 +91,39 @@ async def test_concurrent_pushes_get_numbers_of_their_own_without_gaps(demo: Cal
     assert sorted(version["version"] for version in versions) == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("name", ["pickle", "joblib", "ray-serve", "tensorflow"])
-async def test_a_format_that_is_not_served_is_refused_with_the_way_out(demo: Caller, name: str) -> None:
-    body = {"artifact_digest": await demo.upload(b"x"), "format": name, "signature": SIGNATURE}
-    answer = await demo.call("POST", "/v1/models/digits/versions", json=body)
-    assert (answer.status_code, answer.json()["code"]) == (422, "format_refused")
-    assert "skops" in answer.json()["error"] or "data format" in answer.json()["error"]
+async def test_a_format_that_is_not_served_is_refused_with_the_way_out(demo: Caller) -> None:
+    digest = await demo.upload(b"x")
+    for name in ("pickle", "joblib", "torch", "ray-serve", "tensorflow"):
+        body = {"artifact_digest": digest, "format": name, "signature": SIGNATURE}
+        answer = await demo.call("POST", "/v1/models/digits/versions", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "format_refused")
+        assert "skops" in answer.json()["error"] or "data format" in answer.json()["error"]
     assert (await demo.ok("GET", "/v1/models"))["models"] == []
 
 
-@pytest.mark.parametrize("model", ["Digits", "a_b", "-a", "a--b", "a.b", "x" * 64, "%2e%2e"])
-async def test_a_model_has_a_proper_name(demo: Caller, model: str) -> None:
-    body = {"artifact_digest": digest_of(b""), "format": "onnx", "signature": SIGNATURE}
-    answer = await demo.call("POST", f"/v1/models/{model}/versions", json=body)
-    assert answer.status_code in (404, 422)
+async def test_a_model_has_a_proper_name(demo: Caller) -> None:
+    body = {"artifact_digest": await demo.upload(b"x"), "format": "onnx", "signature": SIGNATURE}
+    for name in ("Digits", "a_b", "-a", "a--b", "a.b", "x" * 64, "%2e%2e"):
+        answer = await demo.call("POST", f"/v1/models/{name}/versions", json=body)
+        assert answer.status_code in (404, 422), name
+    await demo.ok("POST", f"/v1/models/{'x' * 63}/versions", json=body)
+
+
+async def test_a_signature_that_makes_no_sense_is_refused(demo: Caller) -> None:
+    digest = await demo.upload(b"x")
+    good = SIGNATURE["inputs"][0]
+    for inputs in (
+        [],
+        [good, good],
+        [good] * 65,
+        [{**good, "shape": [1] * 9}],
+        [{**good, "shape": [0]}],
+        [{**good, "datatype": "FP31"}],
+        [{**good, "columns": ["a", "b"]}],
+    ):
+        signature = {**SIGNATURE, "inputs": inputs}
+        body = {"artifact_digest": digest, "format": "onnx", "signature": signature}
+        assert (await demo.call("POST", "/v1/models/digits/versions", json=body)).status_code == 422, inputs
 
 
 async def test_a_body_over_one_mebibyte_of_json_is_refused(demo: Caller) -> None:

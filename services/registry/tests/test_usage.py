@@ -10,6 +10,7 @@ from moorage_common.contracts.names import STREAM_USAGE, usage_subject
 from moorage_common.contracts.usage import UsageChunk, UsageRow
 from moorage_common.testing.servers import Server
 from moorage_registry.testing import Caller, Platform, eventually
+from moorage_registry.usage.repository import LedgerRepository
 
 HOUR = 3600 * 480_000
 
@@ -87,9 +88,10 @@ async def test_the_ledger_goes_on_when_nats_was_killed_and_when_its_stream_was_w
 
 async def test_a_chunk_that_cannot_be_read_stops_nothing(demo: Caller, bus: Bus) -> None:
     await eventually(lambda: stream_exists(bus))
+    boot = secrets.token_hex(4)
     await bus.jetstream().publish(usage_subject("router-0"), b"not a chunk")
-    await ship(bus, [chunk(demo.tenant, secrets.token_hex(4), 0)])
-    await until_counted(demo, 1)
+    await ship(bus, [chunk(demo.tenant, boot, 0), chunk(demo.tenant, boot, 1, hour=2**80), chunk(demo.tenant, boot, 2)])
+    await until_counted(demo, 2)
 
 
 async def test_a_gap_in_chunk_numbers_is_counted_until_it_closes(platform: Platform, demo: Caller, bus: Bus) -> None:
@@ -108,6 +110,16 @@ async def test_a_gap_in_chunk_numbers_is_counted_until_it_closes(platform: Platf
     await ship(bus, [chunks[1]])
     await until_counted(demo, 3)
     assert missing() == 0
+
+
+async def test_chunk_ids_are_forgotten_only_after_the_stream_forgot_the_chunks(platform: Platform) -> None:
+    async with platform.registry.db.write() as session:
+        ledger = LedgerRepository(session)
+        old, new = (chunk("t", secrets.token_hex(4), 0) for _ in range(2))
+        await ledger.claim([old], 1000.0)
+        await ledger.claim([new], 2000.0)
+        await ledger.forget(1500.0)
+        assert await ledger.claim([old, new], 3000.0) == {old.chunk_id}
 
 
 async def test_usage_is_grouped_as_asked_and_cut_by_hour(demo: Caller, bus: Bus) -> None:

@@ -111,12 +111,14 @@ async def serve(
     settings: ServiceSettings,
     *,
     listener: socket.socket | None = None,
+    on_stop: Callable[[], None] | None = None,
     **options: Any,
 ) -> None:
     """Serve `app` and the operations port until SIGTERM or SIGINT, then drain both.
 
     Args:
         listener: an already listening socket to take connections from instead of `host:port`.
+        on_stop: called once told to stop, before draining: endless answers should end.
         options: of uvicorn's Config, for `app` alone.
     """
     main = _server(app, settings.host, settings.port, lifespan="on", **options)
@@ -126,6 +128,8 @@ async def serve(
     def stop() -> None:
         main.should_exit = True
         side.should_exit = True
+        if on_stop is not None:
+            on_stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)

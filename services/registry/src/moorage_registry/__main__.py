@@ -21,7 +21,12 @@ async def run(settings: Settings) -> None:
         registry = _registry(app)
         return await registry.not_ready() if registry is not None else "the registry is starting"
 
-    await serve(app, ops_app(metrics.registry, not_ready), settings)
+    def on_stop() -> None:
+        registry = _registry(app)
+        if registry is not None:
+            registry.commits.stop()
+
+    await serve(app, ops_app(metrics.registry, not_ready), settings, on_stop=on_stop)
 
 
 def _registry(app: FastAPI) -> Registry | None:

@@ -133,6 +133,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             "relay": relay.run,
             "loads": loads.run,
             "usage": consumer.run,
+            "usage-forget": consumer.forget_old,
             "outbox-gauge": lambda: _measure_outbox(relay, metrics),
         }
         await stack.enter_async_context(_in_background(db, tasks, metrics))

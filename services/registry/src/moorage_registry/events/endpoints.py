@@ -17,7 +17,7 @@ router = APIRouter(prefix="/events")
 async def follow_events(
     principal: Annotated[Principal, require("events:read")],
     registry: RegistryDep,
-    authorization: Annotated[str, Header()],
+    authorization: Annotated[str | None, Header()] = None,
     last_event_id: Annotated[str | None, Header()] = None,
     follow: bool = True,
 ) -> StreamingResponse:

@@ -22,11 +22,17 @@ POLL_S = 1.0
 class Commits:
     """Wakes followers when something was committed here; they poll for what other registries commit."""
 
+    stopping: bool = False
     _waiting: set[asyncio.Event] = field(default_factory=set)
 
     def wake(self) -> None:
         for event in self._waiting:
             event.set()
+
+    def stop(self) -> None:
+        """The process is asked to end: so are followers, who come back to another."""
+        self.stopping = True
+        self.wake()
 
     async def next(self, timeout_s: float) -> None:
         """Until the next commit, `timeout_s` at most."""
@@ -71,7 +77,7 @@ class EventStream:
                 yield _event(row)
             if len(rows) == PAGE:
                 continue
-            if not follow:
+            if not follow or self.commits.stopping:
                 return
             if time.monotonic() - spoke >= HEARTBEAT_S:
                 try:

@@ -14,7 +14,6 @@ from moorage_common.db import Database
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
-from pydantic import ValidationError
 
 from moorage_registry.usage.repository import BootCount, LedgerRepository
 
@@ -27,6 +26,21 @@ _SUBJECTS = "usage.>"
 _BATCH = 256
 _FETCH_S = 1.0
 _CHECK_S = 5.0
+_FORGET_EACH_S = 3600.0
+
+_LARGEST = 2**62
+"""Far beyond what a router counts in an hour, and room for sums in 64 bits."""
+
+
+def read_chunk(data: bytes) -> UsageChunk:
+    """The chunk. Raises ValueError when it is none, or holds what the ledger cannot."""
+    chunk = UsageChunk.model_validate_json(data)
+    for row in chunk.rows:
+        for name, value in row:
+            if (isinstance(value, int) and not 0 <= value < _LARGEST) or (isinstance(value, str) and "\0" in value):
+                message = f"{name} cannot be stored: {value!r:.40}"
+                raise ValueError(message)
+    return chunk
 
 
 @dataclass
@@ -54,6 +68,13 @@ class UsageConsumer:
         config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT_S, max_ack_pending=4 * _BATCH)
         js = self.bus.jetstream()
         return await js.pull_subscribe(_SUBJECTS, durable=CONSUMER, stream=STREAM_USAGE, config=config)
+
+    async def forget_old(self) -> None:
+        """Each hour, drop what is only kept to recognise chunks that the stream has since dropped too."""
+        while True:
+            async with self.db.write() as session:
+                await LedgerRepository(session).forget(self.clock() - USAGE_MAX_AGE_S - _FORGET_EACH_S)
+            await asyncio.sleep(_FORGET_EACH_S)
 
     async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
         """Until the bus fails. A fetch from a consumer that is gone only times out, so each 5 s it is asked after."""
@@ -84,25 +105,27 @@ class UsageConsumer:
         readable = []
         for message in messages:
             try:
-                chunk = UsageChunk.model_validate_json(message.data)
-            except ValidationError as error:
-                log.error("unreadable usage chunk dropped", subject=message.subject, errors=error.error_count())
+                chunk = read_chunk(message.data)
+            except ValueError as error:
+                log.error("usage chunk dropped", subject=message.subject, error=str(error))
                 await message.term()
                 continue
             chunks[chunk.chunk_id] = chunk
             readable.append(message)
-        if chunks:
-            await self.take_in(list(chunks.values()))
+        await self.take_in(list(chunks.values()))
         for message in readable:
             await message.ack()
 
     async def take_in(self, chunks: Sequence[UsageChunk]) -> None:
         """Count each of `chunks` that was not counted before. Their ids differ."""
+        if not chunks:
+            return
         async with self.db.write() as session:
             ledger = LedgerRepository(session)
             new = await ledger.claim(chunks, self.clock())
-            await ledger.add(row for chunk in chunks if chunk.chunk_id in new for row in chunk.rows)
-            boots = await ledger.boots(chunks)
+            counted = [chunk for chunk in chunks if chunk.chunk_id in new]
+            await ledger.add(row for chunk in counted for row in chunk.rows)
+            boots = await ledger.count(counted)
         for boot in boots:
             if boot.held < boot.expected:
                 log.warning("usage chunks missing so far", router=boot.router, missing=boot.expected - boot.held)

@@ -7,11 +7,11 @@ from typing import Any
 from moorage_common.contracts.names import TenantId
 from moorage_common.contracts.usage import UsageChunk, UsageRow
 from moorage_common.db import insert_into
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, case, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_registry.usage.models import Group
-from moorage_registry.usage.tables import ChunkRow, UsageSumRow
+from moorage_registry.usage.tables import BootRow, ChunkRow, UsageSumRow
 
 SUMS = ("requests", "errors", "rows", "bytes_in", "bytes_out", "busy_us")
 _PLACE = ("tenant", "model", "version", "kid", "hour")
@@ -40,9 +40,7 @@ class LedgerRepository:
 
     async def claim(self, chunks: Sequence[UsageChunk], now: float) -> set[str]:
         """Note the chunks as counted; the ids of those that were not before."""
-        rows = [
-            {"chunk_id": c.chunk_id, "router": c.router, "boot": c.boot, "n": c.n, "received_at": now} for c in chunks
-        ]
+        rows = [{"chunk_id": chunk.chunk_id, "received_at": now} for chunk in chunks]
         insert = insert_into(self._session, ChunkRow).values(rows).on_conflict_do_nothing()
         return set(await self._session.scalars(insert.returning(ChunkRow.chunk_id)))
 
@@ -64,14 +62,28 @@ class LedgerRepository:
                 )
             )
 
-    async def boots(self, chunks: Iterable[UsageChunk]) -> list[BootCount]:
-        """How complete the boots of these chunks are."""
+    async def count(self, chunks: Iterable[UsageChunk]) -> list[BootCount]:
+        """Add newly counted chunks to their boots; how complete those are now."""
+        numbers: dict[tuple[str, str], list[int]] = {}
+        for chunk in chunks:
+            numbers.setdefault((chunk.router, chunk.boot), []).append(chunk.n)
         counts = []
-        for router, boot in sorted({(c.router, c.boot) for c in chunks}):
-            query = select(func.count(), func.max(ChunkRow.n)).where(ChunkRow.router == router, ChunkRow.boot == boot)
-            held, highest = (await self._session.execute(query)).one()
-            counts.append(BootCount(router, boot, held, (highest if highest is not None else -1) + 1))
+        for (router, boot), held in sorted(numbers.items()):
+            row = {"router": router, "boot": boot, "held": len(held), "highest": max(held)}
+            insert = insert_into(self._session, BootRow).values(row)
+            highest = case((BootRow.highest > insert.excluded.highest, BootRow.highest), else_=insert.excluded.highest)
+            upsert = insert.on_conflict_do_update(
+                index_elements=["router", "boot"],
+                set_={"held": BootRow.held + insert.excluded.held, "highest": highest},
+            )
+            found = await self._session.execute(upsert.returning(BootRow.held, BootRow.highest))
+            total, top = found.one()
+            counts.append(BootCount(router, boot, total, top + 1))
         return counts
+
+    async def forget(self, before: float) -> None:
+        """Drop the ids of chunks counted before then: the stream no longer holds them."""
+        await self._session.execute(delete(ChunkRow).where(ChunkRow.received_at < before))
 
     async def sums(
         self, tenant: TenantId, by: Sequence[Group], start: float | None, end: float | None

@@ -1,22 +1,27 @@
 """Tables of the usage ledger: chunks taken in, and the sums they add up to."""
 
 from moorage_common.db import Base
-from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 
 class ChunkRow(Base):
-    """A chunk that has been counted. Its presence is why it is never counted again."""
+    """A chunk that has been counted. Its presence is why it is not counted again; the stream forgets it first."""
 
     __tablename__ = "usage_chunks"
 
     chunk_id: Mapped[str] = mapped_column(primary_key=True)
-    router: Mapped[str]
-    boot: Mapped[str]
-    n: Mapped[int]
-    received_at: Mapped[float]
+    received_at: Mapped[float] = mapped_column(index=True)
 
-    __table_args__ = (Index("ix_usage_chunks_router_boot", "router", "boot"),)
+
+class BootRow(Base):
+    """How many chunks of one router's boot have been counted, and the highest number among them."""
+
+    __tablename__ = "usage_boots"
+
+    router: Mapped[str] = mapped_column(primary_key=True)
+    boot: Mapped[str] = mapped_column(primary_key=True)
+    held: Mapped[int]
+    highest: Mapped[int]
 
 
 class UsageSumRow(Base):

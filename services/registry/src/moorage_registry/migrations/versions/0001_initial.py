@@ -78,16 +78,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "model", "version", "kid", "hour", name=op.f("pk_usage")),
     )
     op.create_table(
-        "usage_chunks",
-        sa.Column("chunk_id", sa.String(), nullable=False),
+        "usage_boots",
         sa.Column("router", sa.String(), nullable=False),
         sa.Column("boot", sa.String(), nullable=False),
-        sa.Column("n", sa.BigInteger(), nullable=False),
+        sa.Column("held", sa.BigInteger(), nullable=False),
+        sa.Column("highest", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("router", "boot", name=op.f("pk_usage_boots")),
+    )
+    op.create_table(
+        "usage_chunks",
+        sa.Column("chunk_id", sa.String(), nullable=False),
         sa.Column("received_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("chunk_id", name=op.f("pk_usage_chunks")),
     )
     with op.batch_alter_table("usage_chunks", schema=None) as batch_op:
-        batch_op.create_index("ix_usage_chunks_router_boot", ["router", "boot"], unique=False)
+        batch_op.create_index(batch_op.f("ix_usage_chunks_received_at"), ["received_at"], unique=False)
 
     op.create_table(
         "api_keys",
@@ -232,9 +237,10 @@ def downgrade() -> None:
 
     op.drop_table("api_keys")
     with op.batch_alter_table("usage_chunks", schema=None) as batch_op:
-        batch_op.drop_index("ix_usage_chunks_router_boot")
+        batch_op.drop_index(batch_op.f("ix_usage_chunks_received_at"))
 
     op.drop_table("usage_chunks")
+    op.drop_table("usage_boots")
     op.drop_table("usage")
     op.drop_table("tenants")
     with op.batch_alter_table("outbox", schema=None) as batch_op:
