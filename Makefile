@@ -19,7 +19,7 @@ setup: .venv/.ready ## Create .venv with the locked dependencies and the workspa
 .venv/.ready: requirements.lock pyproject.toml $(MEMBERS) | .uv/bin/uv
 	@test -x $(BIN)/python || $(UV) venv --quiet --python "$(PYTHON)" .venv
 	@echo "installing locked dependencies (about 2 GB unpacked the first time)"
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(EDITABLE)
 	@touch $@
 
