@@ -123,7 +123,9 @@ def test_the_command_shows_what_the_platform_holds(command: CliRunner, client: C
     assert json.loads(said(command, "whoami", "--json"))[0]["tenant"] == "harbour"
     assert "shown\t1\t1\t" in said(command, "models")
     assert json.loads(said(command, "versions", "shown", "--json"))[0]["format"] == "skops"
-    assert said(command, "apply", "-f", str(tmp_path / "m.yaml"), "--dry-run").startswith("shown: would change\n")
+    planned = said(command, "apply", "-f", str(tmp_path / "m.yaml"), "--dry-run")
+    assert planned.startswith("shown: would change\n")
+    assert "  versions.1.resources.gpu_milli: (none) -> 500\n" in planned
     assert said(command, "apply", "-f", str(tmp_path / "m.yaml")).startswith("shown: changed\n")
     assert said(command, "apply", "-f", str(tmp_path / "m.yaml")) == "shown: unchanged\n"
     assert said(command, "traffic", "shown") == "version\tpercent\trole\n1\t100\tstable\n"

@@ -1,5 +1,6 @@
 """`apply -f`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,17 @@ from moorage_sdk.cli.output import print_json, print_line
 
 def _shown(value: Any) -> str:
     return "(none)" if value is None else str(value)
+
+
+def _lines(path: str, before: Any, after: Any) -> Iterator[str]:
+    """A line a value; what is wholly new or gone is told value by value too."""
+    parts = after if before is None else before if after is None else None
+    if not isinstance(parts, dict):
+        yield f"  {path}: {_shown(before)} -> {_shown(after)}"
+        return
+    for key, value in parts.items():
+        is_new = before is None
+        yield from _lines(f"{path}.{key}", None if is_new else value, value if is_new else None)
 
 
 def apply_manifests(
@@ -40,4 +52,5 @@ def apply_manifests(
         verb = "unchanged" if not changes else "would change" if dry_run else "changed"
         print_line(f"{model}: {verb}")
         for change in changes:
-            print_line(f"  {change.path}: {_shown(change.before)} -> {_shown(change.after)}")
+            for line in _lines(change.path, change.before, change.after):
+                print_line(line)
