@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from moorage_common.contracts.desired import ArtifactRef, Desired, DesiredVersion, LoadSpec, ValidationRun
+from moorage_common.contracts.desired import ArtifactRef, Desired, DesiredVersion, LoadSpec, Resources, ValidationRun
 from moorage_common.contracts.names import TenantId
 from moorage_common.contracts.routes import Arm, Route, RouteVersion
 from moorage_common.contracts.tensors import Signature
@@ -78,8 +78,9 @@ def desired_of(state: ModelState, cluster: str, sign: Callable[[TenantId, str], 
     runs = [
         ValidationRun(
             run_id=row.run_id,
-            load=_load(state, row, artifact, threads=1),
+            load=_load(state, row, artifact, Resources()),
             examples=artifact(row.examples_digest) if row.examples_digest is not None else None,
+            libraries=row.libraries,
         )
         for row in state.versions
         if row.state in PENDING
@@ -93,7 +94,7 @@ def _desired_version(
     state: ModelState, row: VersionRow, placed: PlacedVersion, artifact: Callable[[str], ArtifactRef]
 ) -> DesiredVersion:
     return DesiredVersion(
-        load=_load(state, row, artifact, threads=max(1, placed.resources.cpu_milli // 1000)),
+        load=_load(state, row, artifact, placed.resources),
         resources=placed.resources,
         isolation=placed.isolation,
         min_replicas=placed.scaling.min,
@@ -103,7 +104,9 @@ def _desired_version(
     )
 
 
-def _load(state: ModelState, row: VersionRow, artifact: Callable[[str], ArtifactRef], *, threads: int) -> LoadSpec:
+def _load(
+    state: ModelState, row: VersionRow, artifact: Callable[[str], ArtifactRef], resources: Resources
+) -> LoadSpec:
     return LoadSpec.model_validate(
         {
             "tenant": state.tenant,
@@ -112,6 +115,7 @@ def _load(state: ModelState, row: VersionRow, artifact: Callable[[str], Artifact
             "format": row.format,
             "artifact": artifact(row.artifact_digest),
             "signature": Signature.model_validate(row.signature),
-            "threads": threads,
+            "threads": max(1, resources.cpu_milli // 1000),
+            "gpu_mem_mib": resources.gpu_mem_mib,
         }
     )
