@@ -181,20 +181,50 @@ class Fleet:
         host_id = host.placed.host_id
         while host_id in self.hosts:
             try:
-                answer = await self.cluster.call(host_id, "identity", timeout_s=START_TIMEOUT_S)
+                await self._ask(host)
             except (ClusterUnreachable, HostGone, HostRefused) as error:
                 await self._crashed(host, _first_line(error), given_up=True)
                 return
-            identity = Identity.model_validate(answer)
-            self._observe(host, identity)
             if host.state == "failed":
                 await self._fail(host)
             elif host.state != "ready":
                 await asyncio.sleep(LOADING_POLL_S)
-            elif await _closes_within(identity.address, RECHECK_S):
-                await self._crashed(host, "its process died", given_up=False)
             else:
-                await self._read_logs(host)
+                await self._watch(host)
+
+    async def _ask(self, host: Host) -> None:
+        """Ask the host who it is; one that is being restarted answers when it is back."""
+        answer = await self.cluster.call(host.placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
+        identity = Identity.model_validate(answer)
+        if host.reachable and host.identity is not None and identity.generation != host.identity.generation:
+            await self._crashed(host, "its process died", given_up=False)
+        if host.placed.host_id in self.hosts:
+            self._observe(host, identity)
+
+    async def _watch(self, host: Host) -> None:
+        """Until the process of a ready host dies, or it says that it is not ready any more."""
+        assert host.identity is not None  # noqa: S101 - a ready host has said who it is
+        closed = asyncio.create_task(_closed(host.identity.address))
+        generation = host.identity.generation
+        try:
+            while host.state == "ready" and host.identity.generation == generation:
+                await asyncio.wait({closed}, timeout=RECHECK_S)
+                check = asyncio.create_task(self._recheck(host))
+                await asyncio.wait({closed, check}, return_when=asyncio.FIRST_COMPLETED)
+                if check.done():
+                    check.result()
+                if closed.done() and host.identity.generation == generation:
+                    check.cancel()
+                    await self._crashed(host, "its process died", given_up=False)
+                    return
+        except (ClusterUnreachable, HostGone, HostRefused) as error:
+            log.debug("no answer", host_id=host.placed.host_id, error=_first_line(error))
+        finally:
+            closed.cancel()
+
+    async def _recheck(self, host: Host) -> None:
+        await self._ask(host)
+        await self._read_logs(host)
 
     def _observe(self, host: Host, identity: Identity) -> None:
         """Take what the host says of itself."""
@@ -283,24 +313,13 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-async def _closes_within(address: str, seconds: float) -> bool:
-    """Whether nobody listens at `address` any more, watched for `seconds` over one open connection."""
+async def _closed(address: str) -> None:
+    """Until nobody listens at `address` any more, told by one open connection; when only that closes, by the next."""
     name, _, port = address.rpartition(":")
-    try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(name.strip("[]"), int(port)), seconds)
-    except OSError:
-        return True
-    try:
-        await asyncio.wait_for(reader.read(1), seconds)
-    except TimeoutError:
-        return False
-    except OSError:
-        return True
-    finally:
-        writer.close()
-    try:
-        _reader, again = await asyncio.wait_for(asyncio.open_connection(name.strip("[]"), int(port)), seconds)
-    except OSError:
-        return True
-    again.close()
-    return False
+    with contextlib.suppress(OSError):
+        while True:
+            reader, writer = await asyncio.open_connection(name.strip("[]"), int(port))
+            try:
+                await reader.read(1)
+            finally:
+                writer.close()
