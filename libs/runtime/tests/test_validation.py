@@ -1,17 +1,19 @@
 """Validation says whether a version answers as the notebook saw, and by how much it does not."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import psutil
 import pytest
 import skops.io
 from moorage_common.contracts.desired import ValidationRun
 from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_runtime import v2
-from moorage_runtime.apart import Job, validate_apart
+from moorage_runtime.apart import Job, Validator
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.libraries import libraries
 from moorage_runtime.signature import example_answers, example_inputs, infer_signature
@@ -114,4 +116,20 @@ def test_a_file_that_crashes_its_library_rejects_and_the_host_lives(blobs: Any, 
 
 def test_a_validation_that_does_not_end_rejects(blobs: Any, tmp_path: Path) -> None:
     job = Job(tenant="demo", cache_dir=str(tmp_path / "cache"), run=_run(blobs))
-    assert "took longer than 0.01 s" in validate_apart(job, timeout_s=0.01).reason
+    validator = Validator(timeout_s=0.01)
+    assert "took longer than 0.01 s" in validator.validate(job).reason
+    validator.close()
+
+
+def test_the_process_that_waits_ahead_answers_the_next_run_and_ends_with_the_host(blobs: Any, tmp_path: Path) -> None:
+    job = Job(tenant="demo", cache_dir=str(tmp_path / "cache"), run=_run(blobs))
+    validator, this = Validator(ahead_s=0), psutil.Process()
+    before = {child.pid for child in this.children()}
+    assert validator.validate(job).state == "passed"
+    deadline = time.monotonic() + 30
+    while not (ahead := {child.pid for child in this.children()} - before):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert validator.validate(job).state == "passed"
+    assert not ahead & {child.pid for child in this.children()}
+    validator.close()

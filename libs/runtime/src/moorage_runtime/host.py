@@ -14,7 +14,7 @@ import structlog
 from moorage_common import logs
 from moorage_common.contracts.desired import LoadSpec, ValidationRun
 
-from moorage_runtime.apart import Job, validate_apart
+from moorage_runtime.apart import Job, Validator
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.config import HostConfig
 from moorage_runtime.formats import warm
@@ -63,6 +63,7 @@ class ReplicaHost:
         self._versions = Versions(self._config.tenant, cache, max_waiting=self._config.max_waiting)
         for spec in self._config.loads:
             self._versions.announce(spec)
+        self._validator = Validator()
         app = HostApp(
             Inference(self._versions),
             tenant=self._config.tenant,
@@ -107,7 +108,7 @@ class ReplicaHost:
         """
         run = ValidationRun.model_validate_json(run_json)
         job = Job(tenant=self._config.tenant, cache_dir=self._config.cache_dir, run=run)
-        return validate_apart(job).model_dump(mode="json")
+        return self._validator.validate(job).model_dump(mode="json")
 
     def logs(self, count: int = LOG_LINES) -> list[str]:
         """The last lines logged, oldest first."""
@@ -116,6 +117,7 @@ class ReplicaHost:
     def stop(self) -> None:
         """Answer what is in flight, then close the port."""
         self._server.stop()
+        self._validator.close()
 
 
 def _configure_logs() -> LogRing:
