@@ -11,10 +11,11 @@ import time
 
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from moorage_common.db import Database
-from moorage_registry import migrations
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+
+from moorage_common.db import Database
+from moorage_registry import migrations
 
 WAIT_S = 600
 EVERY_S = 2

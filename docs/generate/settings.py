@@ -2,10 +2,11 @@
 
 from importlib import import_module
 
-from moorage_common.settings import ServiceSettings
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from moorage_common.settings import ServiceSettings
 
 SERVICES = ("registry", "router", "scheduler", "feature-proxy")
 

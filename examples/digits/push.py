@@ -7,12 +7,13 @@ MOORAGE_ROUTER and MOORAGE_API_KEY). Run: python examples/digits/push.py
 from pathlib import Path
 
 import numpy as np
-from moorage_sdk import Client
-from moorage_sdk.manifest import read_manifests
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+
+from moorage_sdk import Client
+from moorage_sdk.manifest import read_manifests
 
 X, y = load_digits(return_X_y=True)
 (manifest,) = read_manifests(Path(__file__).with_name("deploy.yaml"))

@@ -14,9 +14,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas as pd
-from moorage_sdk import Client
 from readings import FEATURES, Plant, simulate
 from sklearn.ensemble import IsolationForest
+
+from moorage_sdk import Client
 
 MODEL = "sensor-anomaly"
 SERVICE = "sensor_health"

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+
 from moorage_common.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,6 +14,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+
 from moorage_common import api_keys, bootstrap_key
 
 Object = dict[str, Any]

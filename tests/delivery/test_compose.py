@@ -14,6 +14,7 @@ from typing import Any
 import nats
 import pytest
 import yaml
+
 from moorage_common import api_keys, embedded
 from moorage_common.testing.servers import free_port, wait_until
 

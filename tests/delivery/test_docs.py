@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer.main
+
 from moorage_sdk.cli.app import app
 from moorage_sdk.manifest import parse_manifests
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moorage_sdk.client import Client
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+
+from moorage_sdk.client import Client
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))

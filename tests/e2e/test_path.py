@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from e2e_platform import Note, Platform, until
 from magika import Magika
-from moorage_sdk.client import Client
 from sklearn.pipeline import Pipeline
+
+from moorage_sdk.client import Client
 
 
 def test_answers_equal_scikit_learns_own(

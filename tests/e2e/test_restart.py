@@ -6,10 +6,11 @@ import stat
 import numpy as np
 import psutil
 from e2e_platform import Platform, until
-from moorage_sdk.client import Client
-from moorage_sdk.errors import MoorageApiError
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
+
+from moorage_sdk.client import Client
+from moorage_sdk.errors import MoorageApiError
 
 
 def test_tenants_models_and_traffic_come_back(

@@ -8,9 +8,10 @@ import httpx
 import numpy as np
 import pytest
 from e2e_platform import Platform, until
-from moorage_sdk.client import Client
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
+
+from moorage_sdk.client import Client
 
 REQUESTS = 10_000
 

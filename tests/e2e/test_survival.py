@@ -9,9 +9,10 @@ import httpx
 import numpy as np
 import pytest
 from e2e_platform import Load, Note, Outcome, Platform, until
+from sklearn.pipeline import Pipeline
+
 from moorage_sdk.client import Client
 from moorage_sdk.errors import MoorageApiError
-from sklearn.pipeline import Pipeline
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -9,11 +9,12 @@ import httpx
 import pytest
 import structlog
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, Counter
+
 from moorage_common import api_keys, logs
 from moorage_common.app import install_error_handlers, ops_app
 from moorage_common.errors import MoorageError, NotFound, OverQuota, Unavailable
 from moorage_common.metrics import OVERFLOW, TenantSeries
-from prometheus_client import CollectorRegistry, Counter
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The key table: who is let in, and that a revocation wins over anything remembered."""
 
 import pytest
+
 from moorage_common import api_keys
 from moorage_common.bus import Bus
 from moorage_common.contracts.keys import KeyRecord, TenantLimits

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from moorage_common.bus import Bus
 from moorage_common.contracts.versioned import HEARTBEAT_PREFIX, Heartbeat, Versioned
 from moorage_common.kv import BucketReader, BucketWriter

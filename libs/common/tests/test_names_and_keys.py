@@ -1,6 +1,7 @@
 """Names, API keys, request ids and trace context: the texts that come from outside."""
 
 import pytest
+
 from moorage_common import api_keys
 from moorage_common.contracts.names import is_name, model_glob_matches
 from moorage_common.contracts.request_id import RequestId, format_request_id, new_ulid, parse_request_id

@@ -9,6 +9,7 @@ import asyncpg
 import psutil
 import pytest
 import redis
+
 from moorage_common.testing.servers import Server, wait_until
 
 

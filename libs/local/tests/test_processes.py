@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from moorage_local.options import StartFailed
 from moorage_local.ownership import Belongings
 from moorage_local.processes import Program, Supervision

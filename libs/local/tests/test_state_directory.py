@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from moorage_common import api_keys
 from moorage_common.testing.servers import free_port, wait_until
 from moorage_local import ports, services

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from moorage_common.contracts import host_calls
 from moorage_common.contracts.desired import ArtifactRef, LoadSpec
 from moorage_common.contracts.tensors import Signature

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from moorage_common.contracts.desired import ArtifactRef
 from moorage_common.errors import Unavailable, Unprocessable
 from moorage_runtime.artifacts import ArtifactCache

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 import pytest
+
 from moorage_common.errors import BadRequest, DeadlineExceeded, Internal, Unavailable
 from moorage_runtime.batching import Batcher
 from moorage_runtime.v2 import Array

@@ -16,14 +16,6 @@ import pandas as pd
 import pytest
 import skops.io
 import xgboost
-from moorage_common.contracts.desired import ArtifactRef, LoadSpec
-from moorage_common.contracts.tensors import Signature
-from moorage_common.errors import BadRequest, Unprocessable
-from moorage_runtime import v2
-from moorage_runtime.conform import conform
-from moorage_runtime.formats import Model, load_model
-from moorage_runtime.formats.skops import untrusted_types
-from moorage_runtime.signature import example_answers, example_inputs, format_of, infer_signature
 from onnx import TensorProto, helper
 from skl2onnx import to_onnx
 from sklearn.compose import ColumnTransformer
@@ -34,6 +26,15 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
+
+from moorage_common.contracts.desired import ArtifactRef, LoadSpec
+from moorage_common.contracts.tensors import Signature
+from moorage_common.errors import BadRequest, Unprocessable
+from moorage_runtime import v2
+from moorage_runtime.conform import conform
+from moorage_runtime.formats import Model, load_model
+from moorage_runtime.formats.skops import untrusted_types
+from moorage_runtime.signature import example_answers, example_inputs, format_of, infer_signature
 
 IRIS_X, IRIS_Y = load_iris(return_X_y=True)
 CANCER_X, CANCER_Y = load_breast_cancer(return_X_y=True)

@@ -8,13 +8,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+from skl2onnx import to_onnx
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+
 from moorage_common.contracts import host_calls
 from moorage_runtime import v2
 from moorage_runtime.config import HostConfig
 from moorage_runtime.signature import infer_signature
-from skl2onnx import to_onnx
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
 
 X, Y = load_iris(return_X_y=True)
 

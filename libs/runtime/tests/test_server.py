@@ -8,11 +8,12 @@ import numpy as np
 import orjson
 import pytest
 import skops.io
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LinearRegression, LogisticRegression
+
 from moorage_common.contracts import host_calls
 from moorage_runtime import v2
 from moorage_runtime.signature import infer_signature
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LinearRegression, LogisticRegression
 
 X, Y = load_iris(return_X_y=True)
 MODEL = LogisticRegression(max_iter=500).fit(X, Y)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from moorage_common.errors import BadRequest, Internal
 from moorage_runtime import v2
 

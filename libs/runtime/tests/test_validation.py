@@ -10,6 +10,9 @@ import orjson
 import psutil
 import pytest
 import skops.io
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+
 from moorage_common.contracts.desired import ValidationRun
 from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_runtime import v2
@@ -19,8 +22,6 @@ from moorage_runtime.libraries import libraries
 from moorage_runtime.signature import example_answers, example_inputs, infer_signature
 from moorage_runtime.validation import compare, run_validation
 from moorage_runtime.versions import Versions
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
 
 X, Y = load_iris(return_X_y=True)
 ARRAY = {"y": np.array([[1.0, 2.0], [3.0, 4.0]])}

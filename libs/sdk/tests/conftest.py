@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from moorage_common import api_keys
 from moorage_common.testing.servers import free_port, wait_until
 from moorage_sdk.client import Client

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
 from moorage_sdk.cli.app import app
 from moorage_sdk.cli.context import parse_weights
 from moorage_sdk.errors import SdkError
-from typer.testing import CliRunner
 
 COMMANDS = ("login", "push", "deploy", "apply", "models", "versions", "traffic", "infer", "status", "usage", "events",
             "logs", "whoami", "up", "keys", "tenants")  # fmt: skip

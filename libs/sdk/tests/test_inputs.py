@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 from moorage_common.contracts.tensors import TensorSpec
 from moorage_sdk.inputs import WrongInputs, named_arrays, read_inputs
 

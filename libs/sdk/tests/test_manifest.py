@@ -1,6 +1,7 @@
 """Manifests: strict, declarative, one document a model."""
 
 import pytest
+
 from moorage_sdk.errors import InvalidManifest
 from moorage_sdk.manifest import parse_manifests
 

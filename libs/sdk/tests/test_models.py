@@ -13,11 +13,6 @@ import onnx
 import pandas as pd
 import pytest
 import xgboost
-from moorage_runtime.v2 import decode_json_tensors
-from moorage_sdk.errors import ModelRefused
-from moorage_sdk.models.kinds import kind_of
-from moorage_sdk.models.packaged import Packaged
-from moorage_sdk.models.packaging import package
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -27,6 +22,12 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from skops import io as skops_io
+
+from moorage_runtime.v2 import decode_json_tensors
+from moorage_sdk.errors import ModelRefused
+from moorage_sdk.models.kinds import kind_of
+from moorage_sdk.models.packaged import Packaged
+from moorage_sdk.models.packaging import package
 
 X, Y = (part[:400] for part in load_digits(return_X_y=True))
 IRIS = load_iris(as_frame=True)

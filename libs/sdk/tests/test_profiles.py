@@ -4,6 +4,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from moorage_sdk.client import Client
 from moorage_sdk.errors import MoorageApiError, NotConfigured
 from moorage_sdk.profiles import Profile, load_profile, resolve, save_profile

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorage_sdk.errors import InvalidQuantity
 from moorage_sdk.quantities import Gpu, format_gpu, format_memory, parse_cpu, parse_gpu, parse_memory
 

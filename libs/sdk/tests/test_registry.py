@@ -6,12 +6,13 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LinearRegression
+from typer.testing import CliRunner
+
 from moorage_sdk.cli.app import app
 from moorage_sdk.client import Client
 from moorage_sdk.errors import InvalidQuantity, MoorageApiError, WaitTimedOut
 from moorage_sdk.manifest import parse_manifests
-from sklearn.linear_model import LinearRegression
-from typer.testing import CliRunner
 
 
 class Registry(Protocol):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from moorage_runtime.v2 import decode_json_tensors
 from moorage_sdk.models.packaging import package
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import redis
+
 from moorage_common import api_keys
 from moorage_common.bus import Bus
 from moorage_common.contracts.keys import KeyRecord

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import MoorageError, NotFound, Unprocessable
 from moorage_feature_proxy.definitions import FEATURES_MAX, checked, parse

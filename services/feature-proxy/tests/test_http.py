@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from moorage_common.contracts.features import FeatureServiceInfo, OnlineResponse
 from moorage_feature_proxy.feast_protos import Registry, ValueType
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorage_common.testing.servers import Server
 from moorage_feature_proxy.feast_protos import Registry, ValueType
 from moorage_feature_proxy.online_store import COOL_DOWN_S, FAILURES_TO_OPEN, Breaker
@@ -86,6 +87,7 @@ async def test_a_key_that_is_no_hash_fails_its_own_lookup_and_opens_no_breaker(
     start_proxy: Any, own_redis: Server
 ) -> None:
     import redis
+
     from moorage_feature_proxy import values
 
     async with start_proxy(own_redis.url, redis_timeout_ms=2000) as proxy:

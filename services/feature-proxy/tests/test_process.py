@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import httpx
+
 from moorage_common import api_keys
 from moorage_common.secrets import internal_token
 from moorage_common.testing.servers import free_port, wait_until

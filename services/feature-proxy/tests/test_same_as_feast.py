@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from moorage_feature_proxy import values
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=250_000)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
+
 from moorage_common import api_keys
 from moorage_common.bus import Bus
 from moorage_common.contracts.features import FeatureServiceInfo
 from moorage_common.testing.servers import Server
 from moorage_registry.settings import Settings
 from moorage_registry.testing import Caller, Platform, platform_of
-from pydantic import SecretStr
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

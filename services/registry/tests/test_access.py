@@ -5,6 +5,7 @@ import secrets
 import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute, iter_route_contexts
+
 from moorage_common import api_keys
 from moorage_registry.access import check_rules, rules_of
 from moorage_registry.app import create_app

@@ -3,13 +3,14 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
+
 from moorage_common.contracts.desired import ReplicaStatus
 from moorage_common.contracts.routes import Arm
 from moorage_registry.deployments.plan import share_out
 from moorage_registry.deployments.replicas import Seen, transitions
 from moorage_registry.deployments.tables import TrafficRow
 from moorage_registry.testing import Caller, Json, Platform
-from sqlalchemy import update
 
 PATH = "/v1/deployments/digits"
 

@@ -1,11 +1,12 @@
 """API keys: shown once, never stored in clear, minting a subset of themselves."""
 
 import pytest
+from sqlalchemy import text
+
 from moorage_common import api_keys
 from moorage_registry.keys.scopes import covers, fault_of
 from moorage_registry.migrations import metadata
 from moorage_registry.testing import Caller, Platform, platform_of
-from sqlalchemy import text
 
 
 async def test_a_key_is_shown_once_and_never_stored_in_clear(platform: Platform, demo: Caller) -> None:

@@ -4,9 +4,10 @@ import asyncio
 
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import Connection
+
 from moorage_common.db import Database
 from moorage_registry import migrations
-from sqlalchemy import Connection
 
 
 async def test_models_and_migrations_agree(database_url: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import nats.js.errors
+
 from moorage_common.bus import Bus
 from moorage_common.contracts.names import STREAM_EVENTS
 from moorage_common.outbox import Relay

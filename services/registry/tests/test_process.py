@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from moorage_common import api_keys
 from moorage_common.testing.servers import free_port, wait_until
 

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from moorage_common import api_keys
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.desired import Desired, ReplicaStatus, Status, ValidationResult

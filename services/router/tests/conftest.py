@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+
 from moorage_common.testing.servers import Server
 from moorage_router.settings import RouterSettings
-from pydantic import SecretStr
 
 sys.path.append(str(Path(__file__).parent))
 from router_harness import PEPPER, Desired, FakeHost, RunningRouter, serving

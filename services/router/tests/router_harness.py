@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+
 from moorage_common import api_keys
 from moorage_common.bus import Bus
 from moorage_common.contracts import names

@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorage_common.contracts.features import FeatureColumn, OnlineResponse
 from moorage_common.contracts.routes import Arm, FeatureJoin, RouteVersion
 from moorage_common.contracts.tensors import Signature, TensorSpec

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from router_harness import Desired, FakeHost, RouterProcess, RunningRouter, Seen, serving, until
+
 from moorage_common.contracts import names
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.testing.servers import Server
 from moorage_router.settings import RouterSettings
-from router_harness import Desired, FakeHost, RouterProcess, RunningRouter, Seen, serving, until
 
 
 async def one_version(router: RunningRouter, desired: Desired, *hosts: FakeHost, **fields: object) -> object:

@@ -5,11 +5,12 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from router_harness import PEPPER, Desired, FakeHost, RunningRouter, Seen, serving
+
 from moorage_common.contracts.routes import FeatureJoin
 from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.secrets import internal_token
 from moorage_router.settings import RouterSettings
-from router_harness import PEPPER, Desired, FakeHost, RunningRouter, Seen, serving
 
 FEATURES = ["stats__mean", "stats__peak"]
 SIGNATURE = Signature(

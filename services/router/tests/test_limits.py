@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from router_harness import Desired, FakeHost, RunningRouter, until
+
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.errors import MoorageError
 from moorage_common.testing.servers import Server
@@ -14,7 +16,6 @@ from moorage_router.limits.breaker import Breaker
 from moorage_router.limits.leases import StoreState
 from moorage_router.limits.limiter import Limiter, Tenant
 from moorage_router.limits.store import LimitStore
-from router_harness import Desired, FakeHost, RunningRouter, until
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ import time
 from collections import Counter
 
 import pytest
+from prometheus_client import generate_latest
+from router_harness import BODY, PEPPER, Desired, FakeHost, RunningRouter, until
+
 from moorage_common import api_keys
 from moorage_common.contracts.request_id import parse_request_id
 from moorage_common.secrets import derive
 from moorage_router.settings import RouterSettings
-from prometheus_client import generate_latest
-from router_harness import BODY, PEPPER, Desired, FakeHost, RunningRouter, until
 
 
 async def test_an_inference_is_answered_with_the_chosen_versions_answer_and_a_request_id(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from router_harness import Desired, FakeHost, RouterProcess, RunningRouter, until
+
 from moorage_common.bus import Bus
 from moorage_common.contracts.load import LoadReport
 from moorage_common.contracts.names import STREAM_USAGE, load_subject
@@ -17,7 +19,6 @@ from moorage_router.replies import Outcome
 from moorage_router.settings import RouterSettings
 from moorage_router.usage import UsageMeter
 from moorage_router.usage_log import MOST_ROWS, UsageLog
-from router_harness import Desired, FakeHost, RouterProcess, RunningRouter, until
 
 ROW = [1, 0, 2, 3, 4, 5]
 

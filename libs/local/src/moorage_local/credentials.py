@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Self
 
 from moorage_common import api_keys
-
 from moorage_local.private_files import read_private, write_private
 
 _FILE = "secrets.json"

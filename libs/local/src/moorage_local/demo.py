@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from moorage_common.tied import tied
-
 from moorage_local.options import StartFailed
 
 MODEL = "digits"

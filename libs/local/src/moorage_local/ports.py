@@ -5,7 +5,6 @@ import socket
 from dataclasses import asdict, dataclass, fields
 
 from moorage_common.embedded import HOST
-
 from moorage_local.options import StartFailed
 
 _FREE_RANGE = range(20_000, 32_000)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moorage_common.tied import tied
-
 from moorage_local.options import StartFailed
 from moorage_local.ownership import Belongings
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from moorage_common import embedded
 from moorage_common.embedded import HOST
-
 from moorage_local import ray_head
 from moorage_local.credentials import Credentials
 from moorage_local.ports import Ports

@@ -3,10 +3,9 @@
 import dataclasses
 
 from moorage_common.contracts.keys import MODEL_SCOPES, PLAIN_SCOPES
+from moorage_local.services import TENANT, Plan
 from moorage_sdk.client import Client
 from moorage_sdk.errors import MoorageApiError
-
-from moorage_local.services import TENANT, Plan
 
 SCOPES = sorted(
     [f"{scope}:*" for scope in MODEL_SCOPES] + [scope for scope in PLAIN_SCOPES if scope != "platform:admin"]

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from moorage_common.embedded import ProgramMissing
-
 from moorage_local import demo, ports, services
 from moorage_local.credentials import Credentials
 from moorage_local.options import Options, StartFailed

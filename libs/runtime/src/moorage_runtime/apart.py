@@ -13,11 +13,11 @@ import threading
 from pathlib import Path
 
 import structlog
+
 from moorage_common import logs
 from moorage_common.contracts.desired import ValidationResult, ValidationRun
 from moorage_common.contracts.model import Contract
 from moorage_common.errors import MoorageError, Unavailable
-
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.formats import warm
 from moorage_runtime.validation import run_validation

@@ -14,8 +14,8 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 import structlog
-from moorage_common.errors import DeadlineExceeded, Internal, MoorageError, Unavailable
 
+from moorage_common.errors import DeadlineExceeded, Internal, MoorageError, Unavailable
 from moorage_runtime.formats import Model
 from moorage_runtime.v2 import Array
 

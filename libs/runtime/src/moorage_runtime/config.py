@@ -1,9 +1,10 @@
 """What a replica host is started with."""
 
+from pydantic import Field
+
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.model import Contract
 from moorage_common.contracts.tensors import Format
-from pydantic import Field
 
 
 class HostConfig(Contract):

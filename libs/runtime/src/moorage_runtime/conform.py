@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
+
 from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.errors import BadRequest
-
 from moorage_runtime.v2 import DTYPES, Array, datatype_of
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+
 from moorage_common import logs
 from moorage_common.contracts.desired import LoadSpec, ValidationRun
-
 from moorage_runtime.apart import Job, Validator
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.config import HostConfig

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from moorage_common.errors import DeadlineExceeded, Internal
 
+from moorage_common.errors import DeadlineExceeded, Internal
 from moorage_runtime.conform import chosen_outputs, conform
 from moorage_runtime.v2 import Array, Encoded, InferRequest, decode_request, encode_response
 from moorage_runtime.versions import Versions

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import structlog
 import uvicorn
+
 from moorage_common.contracts import host_calls
 from moorage_common.errors import BadRequest, MoorageError, NotFound, TooLarge, Unauthenticated
-
 from moorage_runtime.inference import Answer, Inference
 from moorage_runtime.v2 import HEADER_LENGTH, Encoded
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from moorage_common.contracts.tensors import Format, Signature, TensorSpec
 from moorage_common.errors import Unprocessable
-
 from moorage_runtime.formats.estimators import METHODS, call_methods
 from moorage_runtime.v2 import DTYPES, Array, canonical, datatype_of
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import orjson
+from pydantic import ValidationError
+
 from moorage_common.contracts.desired import ValidationResult, ValidationRun
 from moorage_common.contracts.examples import Example, Examples
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import MoorageError, Unprocessable
-from pydantic import ValidationError
-
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.conform import chosen_outputs, conform
 from moorage_runtime.formats import Model

@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 import structlog
+
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.endpoints import HeldVersion
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import MoorageError, NotFound, Unavailable, Unprocessable
-
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.batching import Batcher
 from moorage_runtime.formats import Model, load_model

@@ -2,10 +2,11 @@
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from moorage_common.contracts.desired import ReplicaStatus
 from moorage_common.contracts.model import Contract
 from moorage_common.contracts.tensors import Format, Signature
-from pydantic import Field
 
 
 class Version(Contract):

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from moorage_common.contracts.desired import Isolation
 from moorage_common.contracts.events import CloudEvent
-
 from moorage_sdk.answers import Change, Traffic, Version
 from moorage_sdk.errors import MoorageApiError, NotConfigured
 from moorage_sdk.inference import Inference

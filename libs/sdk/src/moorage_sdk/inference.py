@@ -6,7 +6,6 @@ from typing import Any
 from moorage_common.contracts.tensors import TensorSpec
 from moorage_common.errors import MoorageError
 from moorage_runtime.v2 import HEADER_LENGTH, Array, decode_json_tensors, decode_response, encode_request
-
 from moorage_sdk.errors import MoorageApiError
 from moorage_sdk.inputs import WrongInputs, named_arrays
 from moorage_sdk.transport import Transport

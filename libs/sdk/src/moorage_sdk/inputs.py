@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from moorage_common.contracts.tensors import TensorSpec
 from moorage_runtime.v2 import DTYPES, Array
-
 from moorage_sdk.errors import SdkError
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from moorage_common.contracts.desired import Isolation
-from moorage_common.contracts.names import NAME_MAX, is_name
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from moorage_common.contracts.desired import Isolation
+from moorage_common.contracts.names import NAME_MAX, is_name
 from moorage_sdk.errors import InvalidManifest, InvalidQuantity
 from moorage_sdk.spec import Json, resources_spec, traffic_spec, version_spec
 

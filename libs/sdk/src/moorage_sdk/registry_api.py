@@ -6,7 +6,6 @@ from typing import Any
 from urllib.parse import quote
 
 from moorage_common.contracts.events import CloudEvent
-
 from moorage_sdk.answers import Change, DeploymentStatus, Traffic, Version
 from moorage_sdk.errors import MoorageApiError
 from moorage_sdk.spec import Json

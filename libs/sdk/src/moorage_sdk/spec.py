@@ -5,7 +5,6 @@ from decimal import Decimal
 from typing import Any
 
 from moorage_common.contracts.desired import Isolation
-
 from moorage_sdk.errors import InvalidManifest
 from moorage_sdk.quantities import Quantity, parse_cpu, parse_gpu, parse_memory
 

@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+
 from moorage_common.contracts.host_calls import ERROR_CODE
 from moorage_common.trace import child_of
-
 from moorage_sdk.errors import MoorageApiError, NotConfigured
 
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)

@@ -4,7 +4,6 @@ import asyncio
 
 from moorage_common import logs
 from moorage_common.app import serve
-
 from moorage_feature_proxy.app import create_app
 from moorage_feature_proxy.settings import Settings
 

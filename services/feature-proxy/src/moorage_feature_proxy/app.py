@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from moorage_common.app import install_error_handlers, ops_app
 
+from moorage_common.app import install_error_handlers, ops_app
 from moorage_feature_proxy import deps
 from moorage_feature_proxy.endpoints import router
 from moorage_feature_proxy.metrics import Metrics

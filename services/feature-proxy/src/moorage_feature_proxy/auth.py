@@ -4,6 +4,7 @@ import hmac
 from dataclasses import dataclass
 
 from fastapi import Request
+
 from moorage_common.clock import Clock
 from moorage_common.contracts.names import TenantId, is_name
 from moorage_common.errors import BadRequest, Forbidden, Unauthenticated, Unavailable

@@ -13,10 +13,10 @@ from typing import Any
 import mmh3
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
+
 from moorage_common.contracts.features import FeatureServiceInfo
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import NotFound, Unprocessable
-
 from moorage_feature_proxy import values
 from moorage_feature_proxy.feast_protos import Registry
 from moorage_feature_proxy.values import FEATURE_TYPES, FeatureType

@@ -10,7 +10,6 @@ from moorage_common.clock import wall_clock
 from moorage_common.contracts.names import BUCKET_KEYS, BUCKET_LIMITS
 from moorage_common.key_table import KeyTable
 from moorage_common.kv import BucketReader
-
 from moorage_feature_proxy.auth import Authenticator
 from moorage_feature_proxy.lookup import Lookup
 from moorage_feature_proxy.metrics import Metrics

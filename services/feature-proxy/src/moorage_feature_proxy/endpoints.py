@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
+from pydantic import ValidationError
+
 from moorage_common.contracts.features import FeatureServiceInfo, OnlineRequest
 from moorage_common.contracts.model import Contract
 from moorage_common.errors import MoorageError, NotFound, TooLarge, Unprocessable
-from pydantic import ValidationError
-
 from moorage_feature_proxy.auth import tenant_of
 from moorage_feature_proxy.deps import Deps
 from moorage_feature_proxy.metrics import UNKNOWN_SERVICE

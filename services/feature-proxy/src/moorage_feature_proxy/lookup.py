@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from moorage_common.clock import Clock
 from moorage_common.contracts.features import FeatureColumn, FeatureStatus, OnlineRequest, OnlineResponse
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import BadRequest
-
 from moorage_feature_proxy.definitions import Service, View
 from moorage_feature_proxy.metrics import Metrics
 from moorage_feature_proxy.online_store import OnlineStore, Read, Row

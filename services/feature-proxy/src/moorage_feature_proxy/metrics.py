@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from moorage_common.metrics import LATENCY_BUCKETS_S, TenantSeries
 from prometheus_client import Counter, Histogram
+
+from moorage_common.metrics import LATENCY_BUCKETS_S, TenantSeries
 
 UNKNOWN_SERVICE = "__unknown__"
 """Label of a service that the tenant does not have: a caller's text never becomes a label."""

@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from moorage_common.errors import MoorageError, Unavailable
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from moorage_common.errors import MoorageError, Unavailable
 from moorage_feature_proxy.metrics import Metrics
 
 FAILURES_TO_OPEN = 3

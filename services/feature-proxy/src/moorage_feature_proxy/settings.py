@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from moorage_common.settings import ServiceSettings
 from pydantic import Field, SecretStr
+
+from moorage_common.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):

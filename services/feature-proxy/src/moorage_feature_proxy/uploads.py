@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moorage_common.contracts.names import TenantId
-
 from moorage_feature_proxy.definitions import NO_DEFINITIONS, Definitions, checked, parse
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from moorage_common.contracts.tensors import Datatype
 from moorage_common.errors import BadRequest
-
 from moorage_feature_proxy.feast_protos import Value, ValueType
 
 STRING = int(ValueType.STRING)

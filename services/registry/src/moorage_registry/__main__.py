@@ -4,9 +4,9 @@ import asyncio
 
 import uvloop
 from fastapi import FastAPI
+
 from moorage_common import logs
 from moorage_common.app import ops_app, serve
-
 from moorage_registry.app import create_app
 from moorage_registry.deps import Registry
 from moorage_registry.metrics import Metrics

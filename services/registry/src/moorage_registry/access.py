@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, APIRouter
+
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import Forbidden, Unauthenticated
-
 from moorage_registry.deps import Registry, RegistryDep
 from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import Principal, authenticate

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, FastAPI
+
 from moorage_common.app import install_error_handlers
 from moorage_common.clock import Clock, wall_clock
-
 from moorage_registry.access import check_rules
 from moorage_registry.audit.endpoints import router as audit
 from moorage_registry.catalog.artifact_endpoints import router as artifacts

@@ -10,13 +10,13 @@ from typing import Annotated
 import httpx
 import structlog
 from fastapi import Depends, Request
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
 from moorage_common.bus import Bus
 from moorage_common.clock import Clock, wall_clock
 from moorage_common.db import Database
 from moorage_common.outbox import Relay
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
-
 from moorage_registry import migrations
 from moorage_registry.catalog.blobs import BlobStore
 from moorage_registry.catalog.feature_services import FeatureServices

@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from moorage_common.clock import rfc3339
 from pydantic import PlainSerializer
+
+from moorage_common.clock import rfc3339
 
 Instant = Annotated[float, PlainSerializer(rfc3339, return_type=str)]

@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from moorage_common.metrics import LATENCY_BUCKETS_S
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from moorage_common.metrics import LATENCY_BUCKETS_S
 from moorage_registry.usage.repository import BootCount
 
 

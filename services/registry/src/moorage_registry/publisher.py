@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from moorage_common.bus import Bus
 from moorage_common.clock import Clock
 from moorage_common.contracts.desired import Desired
@@ -25,8 +27,6 @@ from moorage_common.contracts.names import (
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.db import Database
 from moorage_common.kv import BucketWriter
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.urls import DAY_S, ArtifactUrls
 from moorage_registry.deployments.states import ModelStates

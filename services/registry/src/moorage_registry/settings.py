@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from pydantic import Field, SecretStr
+
 from moorage_common.contracts.names import Name
 from moorage_common.settings import ServiceSettings
-from pydantic import Field, SecretStr
 
 
 class Settings(ServiceSettings):

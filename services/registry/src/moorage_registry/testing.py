@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from moorage_common.contracts.names import TenantId
 
+from moorage_common.contracts.names import TenantId
 from moorage_registry.app import create_app
 from moorage_registry.deps import Registry
 from moorage_registry.metrics import Metrics

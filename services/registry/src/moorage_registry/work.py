@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from moorage_common import outbox
 from moorage_common.clock import Clock, rfc3339
 from moorage_common.contracts.events import CloudEvent, EventType
 from moorage_common.contracts.names import TenantId
 from moorage_common.db import Database
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from moorage_registry.audit.tables import AuditRow
 
 SOURCE = "moorage/registry"

@@ -3,9 +3,9 @@
 import socket
 
 import uvloop
+
 from moorage_common import logs
 from moorage_common.app import serve
-
 from moorage_router.app import RouterApp
 from moorage_router.protocol import RouterProtocol
 from moorage_router.settings import RouterSettings

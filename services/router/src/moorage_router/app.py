@@ -3,8 +3,8 @@
 import contextlib
 
 from fastapi import FastAPI
-from moorage_common.app import ops_app
 
+from moorage_common.app import ops_app
 from moorage_router.deps import Deps, build, running
 from moorage_router.endpoints import Message, Receive, Send
 from moorage_router.metrics import RouterMetrics

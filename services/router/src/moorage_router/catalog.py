@@ -3,8 +3,8 @@
 from importlib.metadata import version
 
 import orjson
-from moorage_common.errors import NotFound, Unavailable
 
+from moorage_common.errors import NotFound, Unavailable
 from moorage_router.gateway import Gateway
 from moorage_router.routes import RouteTable, ServedRoute, ServedVersion
 

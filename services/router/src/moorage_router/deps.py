@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from prometheus_client.core import Metric
+
 from moorage_common import secrets
 from moorage_common.bus import Bus
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.key_table import KeyTable
-from prometheus_client.core import Metric
-
 from moorage_router.auth import Authenticator
 from moorage_router.catalog import Catalog
 from moorage_router.endpoints import Endpoints

@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 import structlog
+
 from moorage_common.contracts import host_calls
 from moorage_common.contracts.request_id import RequestId, format_request_id, new_ulid
 from moorage_common.errors import BadRequest, Internal, MoorageError, NotFound, Unavailable
-
 from moorage_router.bodies import IncomingBody
 from moorage_router.catalog import Catalog
 from moorage_router.errors import ClientGone

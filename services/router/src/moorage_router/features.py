@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 import structlog
+from pydantic import ValidationError
+
 from moorage_common.contracts.features import OnlineRequest, OnlineResponse
 from moorage_common.contracts.routes import FeatureJoin, RouteVersion
 from moorage_common.contracts.tensors import TensorSpec
 from moorage_common.errors import BadRequest, Internal, MoorageError, Unavailable, Unprocessable
-from pydantic import ValidationError
-
 from moorage_router.routes import ServedVersion
 from moorage_router.upstream import ConnectFailed, Pool, Reply, UpstreamError
 

@@ -6,7 +6,6 @@ from enum import Enum
 
 from moorage_common.contracts import host_calls
 from moorage_common.errors import DeadlineExceeded, Unavailable, UpstreamFailed
-
 from moorage_router.bodies import StreamedBody
 from moorage_router.metrics import RouterMetrics
 from moorage_router.replicas import PARKED_A_TENANT, PARKED_A_VERSION, EndpointTable, Host

@@ -10,7 +10,6 @@ from moorage_common.contracts.keys import KeyRecord, TenantLimits
 from moorage_common.contracts.request_id import RequestId, format_request_id, new_ulid
 from moorage_common.errors import MoorageError, NotFound
 from moorage_common.key_table import require_scope
-
 from moorage_router.auth import Authenticator
 from moorage_router.bodies import IncomingBody, StreamedBody
 from moorage_router.features import FeatureJoiner

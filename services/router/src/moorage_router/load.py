@@ -4,10 +4,10 @@ import asyncio
 import time
 
 import structlog
+
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.load import LoadReport, VersionLoad
 from moorage_common.contracts.names import load_subject
-
 from moorage_router.replicas import EndpointTable
 
 log = structlog.get_logger()

@@ -4,10 +4,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
-from moorage_common.metrics import LATENCY_BUCKETS_S, TenantSeries
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from moorage_common.metrics import LATENCY_BUCKETS_S, TenantSeries
 
 
 class VersionSeries:

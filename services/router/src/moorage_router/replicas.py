@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import structlog
+from pydantic import ValidationError
+
 from moorage_common.contracts import host_calls
 from moorage_common.contracts.endpoints import Endpoint
 from moorage_common.contracts.versioned import Versioned
-from pydantic import ValidationError
-
 from moorage_router import balancer
 from moorage_router.upstream import Pool
 

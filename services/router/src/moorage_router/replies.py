@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from moorage_common.contracts import host_calls
-
 from moorage_router.upstream import Headers
 
 _OUT_PREFIX = host_calls.OUT_PREFIX.encode()

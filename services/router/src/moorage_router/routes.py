@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 
 import orjson
 import structlog
+from pydantic import ValidationError
+
 from moorage_common.contracts.keys import KeyRecord
 from moorage_common.contracts.names import NAME_MAX
 from moorage_common.contracts.routes import FeatureJoin, Route, RouteVersion
 from moorage_common.contracts.tensors import DATA_FORMATS, TensorSpec
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.errors import NotFound, Unavailable
-from pydantic import ValidationError
-
 from moorage_router import splits
 from moorage_router.metrics import VersionSeries
 from moorage_router.replicas import EndpointTable, Replicas

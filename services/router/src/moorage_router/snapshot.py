@@ -9,8 +9,9 @@ from pathlib import Path
 
 import orjson
 import structlog
-from moorage_common.contracts.versioned import Versioned
 from pydantic import ValidationError
+
+from moorage_common.contracts.versioned import Versioned
 
 log = structlog.get_logger()
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
+
 from moorage_common.bus import Bus
 from moorage_common.contracts.names import BUCKET_ENDPOINTS, BUCKET_KEYS, BUCKET_LIMITS, BUCKET_ROUTES
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketReader
-
 from moorage_router import snapshot
 
 log = structlog.get_logger()

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 
-from moorage_common.bus import BUS_ERRORS, Bus
-from moorage_common.contracts.names import TENANT_SERIES_SUBJECT
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
+
+from moorage_common.bus import BUS_ERRORS, Bus
+from moorage_common.contracts.names import TENANT_SERIES_SUBJECT
 
 
 def series_of(registry: CollectorRegistry, tenant: str, router: str) -> bytes:

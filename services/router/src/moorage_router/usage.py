@@ -8,9 +8,9 @@ import asyncio
 import time
 
 import structlog
+
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.names import usage_subject
-
 from moorage_router.replies import Outcome
 from moorage_router.usage_log import Key, Segment, Sums, UsageLog, add
 

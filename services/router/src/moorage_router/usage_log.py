@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 import structlog
+
 from moorage_common.contracts.usage import UsageChunk, UsageRow
 
 log = structlog.get_logger()

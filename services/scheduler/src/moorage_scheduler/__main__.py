@@ -5,7 +5,6 @@ import asyncio
 from moorage_common import logs
 from moorage_common.app import serve
 from moorage_runtime.host import ReplicaHost
-
 from moorage_scheduler.app import create_app
 from moorage_scheduler.settings import Settings
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from moorage_common.app import install_error_handlers, ops_app
 
+from moorage_common.app import install_error_handlers, ops_app
 from moorage_scheduler import deps as wiring
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placements import placements

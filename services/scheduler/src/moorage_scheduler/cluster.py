@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeVar
 
 import ray
 import structlog
-from moorage_common.contracts.model import Contract
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from moorage_common.contracts.model import Contract
 from moorage_scheduler.placement.state import NodeSize
 
 log = structlog.get_logger()

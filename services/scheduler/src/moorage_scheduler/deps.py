@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from nats.aio.msg import Msg
+
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.names import BUCKET_DESIRED, BUCKET_ENDPOINTS, BUCKET_STATUS, wake_subject
 from moorage_common.kv import BucketReader
 from moorage_runtime.config import HostConfig
-from nats.aio.msg import Msg
-
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable
 from moorage_scheduler.hosts import Fleet, Host
 from moorage_scheduler.loads import LoadBoard

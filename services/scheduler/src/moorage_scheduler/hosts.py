@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+
 from moorage_common.contracts.desired import ReplicaState, Resources
 from moorage_common.contracts.endpoints import HeldVersion
 from moorage_common.contracts.model import Contract
-
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.state import Ask, Held

@@ -5,9 +5,9 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 import structlog
-from moorage_common.contracts.load import LoadReport, Wake
 from pydantic import ValidationError
 
+from moorage_common.contracts.load import LoadReport, Wake
 from moorage_scheduler.autoscale import DOWN_WINDOW_S, Sample
 from moorage_scheduler.hosts import VersionKey
 

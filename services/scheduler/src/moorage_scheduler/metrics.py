@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from moorage_common.metrics import TenantSeries
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from moorage_common.metrics import TenantSeries
 
 _RECOVERY_BUCKETS_S = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from moorage_common.contracts.desired import Desired, DesiredVersion, LoadSpec
-from moorage_common.contracts.versioned import Versioned
 from pydantic import ValidationError
 
+from moorage_common.contracts.desired import Desired, DesiredVersion, LoadSpec
+from moorage_common.contracts.versioned import Versioned
 from moorage_scheduler.autoscale import Bounds, Scale, rescale
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, Placed, RayNode
 from moorage_scheduler.hosts import Fleet, Host, Start, VersionKey

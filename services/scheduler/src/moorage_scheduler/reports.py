@@ -16,7 +16,6 @@ from moorage_common.contracts.events import CloudEvent, event_subject
 from moorage_common.contracts.names import desired_key, endpoint_key
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketWriter
-
 from moorage_scheduler.hosts import Failure, Host, VersionKey
 
 TOMBSTONE_S = 600.0

@@ -1,7 +1,8 @@
 """The scheduler's settings, read once in `__main__` from `MOORAGE_*` variables."""
 
-from moorage_common.settings import ServiceSettings
 from pydantic import Field
+
+from moorage_common.settings import ServiceSettings
 
 
 class Settings(ServiceSettings):

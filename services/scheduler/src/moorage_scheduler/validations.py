@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
-from moorage_common.contracts.desired import Desired, Resources, ValidationResult, ValidationRun
 
+from moorage_common.contracts.desired import Desired, Resources, ValidationResult, ValidationRun
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed, RayNode
 from moorage_scheduler.metrics import SchedulerMetrics
 

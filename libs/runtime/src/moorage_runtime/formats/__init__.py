@@ -8,7 +8,6 @@ from typing import Protocol
 
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.errors import Unprocessable
-
 from moorage_runtime.v2 import Array
 
 LOADERS: dict[str, str] = {

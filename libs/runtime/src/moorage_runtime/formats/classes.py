@@ -1,8 +1,8 @@
 """What scikit-learn wrappers of boosters make of a booster's raw numbers."""
 
 import numpy as np
-from moorage_common.contracts.tensors import Signature, TensorSpec
 
+from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_runtime.v2 import DTYPES, Array
 
 

@@ -4,9 +4,9 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import BadRequest, Unprocessable
-
 from moorage_runtime.v2 import Array, texts
 
 METHODS = ("predict", "predict_proba", "decision_function", "score_samples", "transform")

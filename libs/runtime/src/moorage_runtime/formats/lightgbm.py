@@ -5,9 +5,9 @@ from pathlib import Path
 
 import lightgbm
 import numpy as np
+
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.errors import BadRequest, Unprocessable
-
 from moorage_runtime.formats.classes import is_classifier, labelled, output_spec, two_columns
 from moorage_runtime.formats.estimators import as_matrix, check_width
 from moorage_runtime.v2 import Array

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Datatype, Signature, TensorSpec
 from moorage_common.errors import BadRequest, Unprocessable
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-
 from moorage_runtime.v2 import Array, texts
 
 DATATYPES: dict[str, Datatype] = {

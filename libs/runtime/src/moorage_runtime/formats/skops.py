@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from skops import io as skops_io
+
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import Unprocessable
-from skops import io as skops_io
-
 from moorage_runtime.formats.estimators import METHODS, as_argument, call_methods
 from moorage_runtime.formats.trusted import TRUSTED_TYPES
 from moorage_runtime.v2 import Array

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import xgboost
+
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import BadRequest, Unprocessable
-
 from moorage_runtime.formats.classes import is_classifier, labelled, output_spec, two_columns
 from moorage_runtime.formats.estimators import as_matrix, check_width
 from moorage_runtime.v2 import Array

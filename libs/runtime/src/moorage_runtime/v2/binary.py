@@ -6,8 +6,8 @@ BYTES elements are a 4-byte length and the bytes each.
 import struct
 
 import numpy as np
-from moorage_common.errors import BadRequest
 
+from moorage_common.errors import BadRequest
 from moorage_runtime.v2.datatypes import DTYPES, Array, byte_strings, element_count, object_array
 
 _LENGTH = struct.Struct("<I")

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from moorage_common.errors import BadRequest
 
+from moorage_common.errors import BadRequest
 from moorage_runtime.v2.datatypes import Array
 from moorage_runtime.v2.messages import (
     Encoded,

@@ -7,9 +7,10 @@ import math
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
+
 from moorage_common.contracts.tensors import Datatype
 from moorage_common.errors import BadRequest
-from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

@@ -4,8 +4,8 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from moorage_common.errors import BadRequest, Internal, MoorageError
 
+from moorage_common.errors import BadRequest, Internal, MoorageError
 from moorage_runtime.v2.datatypes import DTYPES, MAX_RANK, Array, element_count, object_array
 
 _NUMBER_TYPES: dict[str, frozenset[type]] = {"b": frozenset({bool}), "f": frozenset({int, float})}

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import orjson
+
 from moorage_common.contracts.tensors import Datatype
 from moorage_common.errors import BadRequest
-
 from moorage_runtime.v2.binary import from_raw, to_raw
 from moorage_runtime.v2.datatypes import MAX_DEPTH, MAX_TENSORS, Array, datatype_of
 from moorage_runtime.v2.json import from_json, to_json

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
 from moorage_runtime.libraries import libraries
 from moorage_runtime.signature import example_answers
 from moorage_runtime.v2 import Array
-
 from moorage_sdk.models.prepared import Prepared
 from moorage_sdk.models.signature import signature_of, stand_in
 

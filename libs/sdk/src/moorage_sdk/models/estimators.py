@@ -5,7 +5,6 @@ from typing import Any
 from moorage_common.contracts.tensors import Signature
 from moorage_runtime.libraries import libraries
 from moorage_runtime.signature import INPUT, example_answers
-
 from moorage_sdk.errors import ModelRefused
 from moorage_sdk.models.archives import canonical
 from moorage_sdk.models.prepared import Prepared

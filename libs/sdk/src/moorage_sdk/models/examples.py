@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from moorage_common.contracts.desired import ArtifactRef, LoadSpec, ValidationRun
 from moorage_common.contracts.examples import Example, Examples
 from moorage_common.contracts.tensors import Signature
@@ -16,7 +17,6 @@ from moorage_runtime.conform import conform
 from moorage_runtime.formats import load_model
 from moorage_runtime.v2 import DTYPES, Array, InferRequest, canonical, encode_request, encode_response
 from moorage_runtime.validation import compare
-
 from moorage_sdk.errors import ModelRefused
 from moorage_sdk.inputs import is_dataframe, named_arrays
 from moorage_sdk.models.prepared import Prepared

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from moorage_common.errors import MoorageError
-
 from moorage_sdk.errors import ModelRefused
 from moorage_sdk.models.kinds import file_format
 from moorage_sdk.models.prepared import Prepared
@@ -47,9 +46,9 @@ def _refusing(path: Path) -> Iterator[None]:
 
 
 def _skops(path: Path, content: bytes, example: Any) -> Prepared:
-    from moorage_runtime.formats.skops import untrusted_types  # noqa: PLC0415
     from skops import io as skops_io  # noqa: PLC0415 - loads scikit-learn
 
+    from moorage_runtime.formats.skops import untrusted_types  # noqa: PLC0415
     from moorage_sdk.models.estimators import as_skops  # noqa: PLC0415
 
     with _refusing(path):

@@ -8,7 +8,6 @@ from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import MoorageError
 from moorage_runtime.formats.onnx import open_session, session_signature
 from moorage_runtime.libraries import libraries
-
 from moorage_sdk.errors import ModelRefused
 from moorage_sdk.models.prepared import Prepared
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moorage_common.contracts.tensors import Format
-
 from moorage_sdk.errors import ModelRefused
 
 Kind = Literal["file", "onnx", "xgboost", "lightgbm", "torch", "sklearn"]

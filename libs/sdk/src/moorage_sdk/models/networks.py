@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from moorage_runtime.libraries import libraries
 from moorage_runtime.v2 import Array
-
 from moorage_sdk.errors import ModelRefused
 from moorage_sdk.models.graphs import graph_signature
 from moorage_sdk.models.prepared import Prepared

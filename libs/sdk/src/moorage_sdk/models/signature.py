@@ -3,11 +3,11 @@
 from typing import Any
 
 import numpy as np
+
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import MoorageError
 from moorage_runtime.signature import INPUT, infer_signature
 from moorage_runtime.v2 import DTYPES
-
 from moorage_sdk.errors import ModelRefused
 
 

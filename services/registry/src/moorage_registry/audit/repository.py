@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from moorage_common.contracts.names import TenantId
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from moorage_common.contracts.names import TenantId
 from moorage_registry.audit.tables import AuditRow
 
 

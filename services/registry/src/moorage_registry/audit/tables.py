@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from moorage_common.db import Base, RowNumber
 from sqlalchemy import Index
 from sqlalchemy.orm import Mapped, mapped_column
+
+from moorage_common.db import Base, RowNumber
 
 
 class AuditRow(Base):

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+
 from moorage_common.contracts.names import Name, TenantId
 from moorage_common.errors import NotFound
-
 from moorage_registry.access import require, signed_url
 from moorage_registry.catalog.models import DIGEST_PATTERN, Artifact
 from moorage_registry.catalog.repository import CatalogRepository

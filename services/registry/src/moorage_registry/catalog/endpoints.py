@@ -3,8 +3,8 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
-from moorage_common.contracts.names import Name
 
+from moorage_common.contracts.names import Name
 from moorage_registry.access import ANY_KEY, require
 from moorage_registry.catalog import service
 from moorage_registry.catalog.models import Model, ModelList, NewVersion, Version, VersionList

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 import httpx
+from pydantic import ValidationError
+
 from moorage_common.contracts.features import FeatureServiceInfo
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import Unavailable, Unprocessable, UpstreamFailed
 from moorage_common.secrets import internal_token
-from pydantic import ValidationError
 
 
 @dataclass(frozen=True)

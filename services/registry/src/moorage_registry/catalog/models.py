@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from moorage_common.contracts.tensors import Signature
 from pydantic import BaseModel, ConfigDict, Field
 
+from moorage_common.contracts.tensors import Signature
 from moorage_registry.instants import Instant
 
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"

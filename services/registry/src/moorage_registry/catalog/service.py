@@ -7,7 +7,6 @@ from moorage_common.contracts.desired import ValidationResult
 from moorage_common.contracts.features import FeatureServiceInfo
 from moorage_common.contracts.request_id import new_ulid
 from moorage_common.errors import NotFound, Unprocessable
-
 from moorage_registry.catalog import rules
 from moorage_registry.catalog.models import Artifact, Model, NewVersion, Validation, Version
 from moorage_registry.catalog.repository import PENDING, CatalogRepository

@@ -3,8 +3,8 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from moorage_common.contracts.names import Name
 
+from moorage_common.contracts.names import Name
 from moorage_registry.access import ANY_KEY, require
 from moorage_registry.deployments.models import (
     Changes,

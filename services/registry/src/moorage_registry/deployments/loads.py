@@ -3,12 +3,13 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.clock import Clock
 from moorage_common.contracts.load import LoadReport
 from moorage_common.contracts.names import TenantId
-from nats.aio.msg import Msg
-from pydantic import ValidationError
 
 STALE_S = 5.0
 

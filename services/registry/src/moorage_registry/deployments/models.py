@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from moorage_common.contracts.desired import Isolation, ReplicaStatus, Resources
-from moorage_common.contracts.routes import Arm, FeatureJoin, Role
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from moorage_common.contracts.desired import Isolation, ReplicaStatus, Resources
+from moorage_common.contracts.routes import Arm, FeatureJoin, Role
 from moorage_registry.instants import Instant
 
 WHOLE_BP = 10_000

@@ -5,7 +5,6 @@ from typing import Any
 
 from moorage_common.contracts.routes import Arm
 from moorage_common.errors import Conflict, NotFound, Unprocessable
-
 from moorage_registry.deployments.models import (
     WHOLE_BP,
     ArmSpec,

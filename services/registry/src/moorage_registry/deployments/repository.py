@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from moorage_common.contracts.names import TenantId
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from moorage_common.contracts.names import TenantId
 from moorage_registry.deployments.models import Revision
 from moorage_registry.deployments.tables import DeploymentRow, ReplicaRow, RevisionRow, TrafficRow
 

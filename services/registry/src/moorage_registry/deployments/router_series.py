@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 
-from moorage_common.bus import BUS_ERRORS, Bus
-from moorage_common.contracts.names import TENANT_SERIES_SUBJECT, TenantId
 from nats.aio.msg import Msg
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from moorage_common.bus import BUS_ERRORS, Bus
+from moorage_common.contracts.names import TENANT_SERIES_SUBJECT, TenantId
 from moorage_registry.deployments.loads import LoadReports
 
 WAIT_S = 0.5

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from moorage_common.contracts.names import TenantId
 from moorage_common.contracts.routes import Arm
 from moorage_common.errors import Conflict, NotFound, Unprocessable
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.service import no_model
 from moorage_registry.catalog.tables import ModelRow, VersionRow

@@ -4,11 +4,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TypeVar
 
-from moorage_common.contracts.names import TenantId
-from moorage_common.contracts.routes import Arm
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from moorage_common.contracts.names import TenantId
+from moorage_common.contracts.routes import Arm
 from moorage_registry.catalog.tables import ArtifactRow, ModelRow, VersionRow
 from moorage_registry.deployments.models import Revision
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow

@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
+from pydantic import ValidationError
+
 from moorage_common.bus import Bus
 from moorage_common.contracts.desired import Status
 from moorage_common.contracts.names import BUCKET_STATUS, TenantId, desired_key
 from moorage_common.contracts.request_id import new_ulid
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketReader
-from pydantic import ValidationError
-
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.service import CatalogService
 from moorage_registry.deployments.replicas import Place, Seen, Transition, transitions

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from moorage_common.db import Base
 from sqlalchemy import ForeignKeyConstraint
 from sqlalchemy.orm import Mapped, mapped_column
+
+from moorage_common.db import Base
 
 
 class DeploymentRow(Base):

@@ -4,16 +4,16 @@ from collections import Counter as Tally
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from moorage_common.contracts.desired import Status
-from moorage_common.contracts.keys import TenantLimits
-from moorage_common.contracts.names import TenantId
-from moorage_common.metrics import SERIES_A_TENANT
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from moorage_common.contracts.desired import Status
+from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.names import TenantId
+from moorage_common.metrics import SERIES_A_TENANT
 from moorage_registry.deployments.status import held_gpu_milli
 
 _LIMITS = ("requests_per_s", "burst", "max_concurrent", "max_body_bytes", "gpu_milli")

@@ -7,7 +7,6 @@ from moorage_common.contracts.desired import ArtifactRef, Desired, DesiredVersio
 from moorage_common.contracts.names import TenantId
 from moorage_common.contracts.routes import Arm, Route, RouteVersion
 from moorage_common.contracts.tensors import Signature
-
 from moorage_registry.catalog.repository import PENDING
 from moorage_registry.catalog.tables import VersionRow
 from moorage_registry.deployments.models import PlacedVersion, Revision
@@ -104,9 +103,7 @@ def _desired_version(
     )
 
 
-def _load(
-    state: ModelState, row: VersionRow, artifact: Callable[[str], ArtifactRef], resources: Resources
-) -> LoadSpec:
+def _load(state: ModelState, row: VersionRow, artifact: Callable[[str], ArtifactRef], resources: Resources) -> LoadSpec:
     return LoadSpec.model_validate(
         {
             "tenant": state.tenant,

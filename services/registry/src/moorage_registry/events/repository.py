@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from moorage_common.contracts.names import TenantId
-from moorage_common.outbox import OutboxRow
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from moorage_common.contracts.names import TenantId
+from moorage_common.outbox import OutboxRow
 
 PAGE = 500
 

@@ -11,7 +11,6 @@ from moorage_common.contracts.names import TenantId
 from moorage_common.db import Database
 from moorage_common.errors import BadRequest, MoorageError
 from moorage_common.outbox import OutboxRow
-
 from moorage_registry.events.repository import PAGE, EventRepository
 
 HEARTBEAT_S = 10.0

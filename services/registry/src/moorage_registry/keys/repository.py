@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from moorage_common.contracts.names import TenantId
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from moorage_common.contracts.names import TenantId
 from moorage_registry.keys.tables import KeyRow
 from moorage_registry.tenants.tables import TenantRow
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from moorage_common import api_keys
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import Forbidden, NotFound, Unauthenticated, Unprocessable
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from moorage_registry.keys.models import CreatedKey, KeyInfo, NewKey
 from moorage_registry.keys.repository import KeyRepository
 from moorage_registry.keys.scopes import ADMIN, covers, fault_of

@@ -1,8 +1,9 @@
 """Table of API keys: never the key itself."""
 
-from moorage_common.db import Base
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
+
+from moorage_common.db import Base
 
 
 class KeyRow(Base):

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from moorage_common.db import Base
 from sqlalchemy import MetaData
+
+from moorage_common.db import Base
 
 
 def metadata() -> MetaData:
     """Every table of the registry."""
     from moorage_common import outbox  # noqa: PLC0415 - imported for their tables
-
     from moorage_registry.audit import tables as audit  # noqa: PLC0415
     from moorage_registry.catalog import tables as catalog  # noqa: PLC0415
     from moorage_registry.deployments import tables as deployments  # noqa: PLC0415

@@ -3,9 +3,9 @@
 import asyncio
 
 from alembic import context
-from moorage_common.db import Database
 from sqlalchemy import Connection, text
 
+from moorage_common.db import Database
 from moorage_registry.migrations import metadata
 
 _LOCK = 0x6D6F6F73

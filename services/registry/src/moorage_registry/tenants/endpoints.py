@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter
+
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.names import TenantId
-
 from moorage_registry.access import ANY_KEY, require
 from moorage_registry.deps import RegistryDep
 from moorage_registry.keys.scopes import ADMIN

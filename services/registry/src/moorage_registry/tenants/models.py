@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from moorage_common.contracts.keys import TenantLimits
-from moorage_common.contracts.names import Name
 from pydantic import BaseModel, ConfigDict, Field
 
+from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.names import Name
 from moorage_registry.instants import Instant
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from moorage_common.contracts.names import TenantId
-from moorage_common.db import insert_into
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from moorage_common.contracts.names import TenantId
+from moorage_common.db import insert_into
 from moorage_registry.tenants.tables import EpochRow, TenantRow
 
 

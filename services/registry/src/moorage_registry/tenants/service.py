@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import Conflict, NotFound
-
 from moorage_registry.keys.service import PLATFORM
 from moorage_registry.tenants.models import LimitsChange, Tenant
 from moorage_registry.tenants.repository import TenantRepository

@@ -1,7 +1,8 @@
 """Tables of tenants, and the epoch of everything the registry publishes."""
 
-from moorage_common.db import Base
 from sqlalchemy.orm import Mapped, mapped_column
+
+from moorage_common.db import Base
 
 
 class TenantRow(Base):

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig
+
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.clock import Clock
 from moorage_common.contracts.names import STREAM_USAGE
 from moorage_common.contracts.usage import UsageChunk
 from moorage_common.db import Database
-from nats.aio.msg import Msg
-from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig
-
 from moorage_registry.usage.repository import BootCount, LedgerRepository
 
 log = structlog.get_logger()

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moorage_common.contracts.names import TenantId
-from moorage_common.contracts.usage import UsageChunk, UsageRow
-from moorage_common.db import insert_into
 from sqlalchemy import ColumnElement, case, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from moorage_common.contracts.names import TenantId
+from moorage_common.contracts.usage import UsageChunk, UsageRow
+from moorage_common.db import insert_into
 from moorage_registry.usage.models import Group
 from moorage_registry.usage.tables import BootRow, ChunkRow, UsageSumRow
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from moorage_common.clock import rfc3339
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import Unprocessable
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from moorage_registry.usage.models import Group, Usage, UsageLine, UsageSums
 from moorage_registry.usage.repository import SUMS, LedgerRepository
 

@@ -1,7 +1,8 @@
 """Tables of the usage ledger: chunks taken in, and the sums they add up to."""
 
-from moorage_common.db import Base
 from sqlalchemy.orm import Mapped, mapped_column
+
+from moorage_common.db import Base
 
 
 class ChunkRow(Base):

@@ -13,8 +13,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import structlog
-from moorage_common.contracts.keys import TenantLimits
 
+from moorage_common.contracts.keys import TenantLimits
 from moorage_router.limits import gcra
 from moorage_router.limits.breaker import Breaker
 from moorage_router.limits.store import STORE_ERRORS, Granted, LimitStore

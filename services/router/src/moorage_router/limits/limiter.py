@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 
 import structlog
+from pydantic import ValidationError
+
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.errors import OverQuota, Unavailable
-from pydantic import ValidationError
-
 from moorage_router.limits.leases import Denied, Gate, StoreState
 from moorage_router.limits.store import STORE_ERRORS
 

@@ -1,0 +1,38 @@
+"""Start a whole platform for a benchmark, and stop it again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def platform(*options: str, deadline_s: float = 180) -> Iterator[dict[str, Any]]:
+    """`moorage up` on free ports with fresh state; gives what `local.json` says, plus `state`."""
+    with tempfile.TemporaryDirectory(prefix="mrg-") as state:
+        command = [str(Path(sys.executable).parent / "moorage"), "up", "--state", state, "--port", "0", *options]
+        with Path(state, "up.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield _wait(Path(state), process, time.monotonic() + deadline_s)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait(state: Path, process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+    while time.monotonic() < deadline and process.poll() is None:
+        if (state / "local.json").exists():
+            return {**json.loads((state / "local.json").read_text()), "state": str(state)}
+        time.sleep(0.1)
+    raise SystemExit("the platform did not start:\n" + (state / "up.log").read_text()[-2000:])
