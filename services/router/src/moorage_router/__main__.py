@@ -1,6 +1,7 @@
 """`python -m moorage_router`."""
 
 import socket
+from typing import Any
 
 import uvloop
 
@@ -16,7 +17,7 @@ def main() -> None:
     logs.configure("router", level=settings.log_level, log_format=settings.log_format)
     app = RouterApp(settings)
     listener = socket.socket(fileno=settings.listen_fd) if settings.listen_fd is not None else None
-    options = {"http": RouterProtocol, "ws": "none", "proxy_headers": False, "timeout_keep_alive": 75}
+    options: dict[str, Any] = {"http": RouterProtocol, "ws": "none", "proxy_headers": False, "timeout_keep_alive": 75}
     uvloop.run(serve(app, app.operations(), settings, listener=listener, **options))
 
 
