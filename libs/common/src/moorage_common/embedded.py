@@ -5,6 +5,7 @@ Shared by the launcher and the tests. Passwords go into a configuration file (mo
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import sysconfig
@@ -81,8 +82,11 @@ def redis_command(directory: Path, port: int, password: str = "", *, appendonly:
 
 
 def _private_file(path: Path, lines: list[str]) -> Path:
+    """Written whole or not at all: a server that reads half a configuration listens where nobody asked it to."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    path.write_text("\n".join(lines) + "\n")
+    part = path.with_suffix(f".{os.getpid()}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    part.replace(path)
     return path

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from moorage_common.embedded import ProgramMissing
@@ -13,7 +13,7 @@ from moorage_local.credentials import Credentials
 from moorage_local.options import Options, StartFailed
 from moorage_local.ownership import Belongings, claim
 from moorage_local.private_files import write_private
-from moorage_local.processes import Supervision
+from moorage_local.processes import Program, Supervision
 from moorage_local.progress import Progress
 from moorage_local.readiness import wait_until_ready
 from moorage_local.services import Plan
@@ -48,8 +48,9 @@ async def _run(options: Options, belongings: Belongings, progress: Progress) -> 
     ready_file = options.state / "local.json"
     ready_file.unlink(missing_ok=True)
     with ports.listen(plan.ports.router) as listener:
-        async with _supervised(plan, belongings, progress, listener.fileno()) as supervision:
-            starting = asyncio.create_task(_start(options, plan, supervision, progress, ready_file))
+        programs = services.programs(plan, listener.fileno())
+        async with _supervised(plan, belongings, progress, programs) as supervision:
+            starting = asyncio.create_task(_start(options, plan, programs, supervision, progress, ready_file))
             stop = asyncio.create_task(stopping.wait())
             await asyncio.wait([starting, stop], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -76,12 +77,12 @@ def _plan(options: Options, belongings: Belongings) -> Plan:
 
 @contextlib.asynccontextmanager
 async def _supervised(
-    plan: Plan, belongings: Belongings, progress: Progress, listener: int
+    plan: Plan, belongings: Belongings, progress: Progress, programs: Sequence[Program]
 ) -> AsyncIterator[Supervision]:
     """Everything started; at the end the router first, so that its last usage still reaches the bus."""
     supervision = Supervision(plan.state / "logs", belongings, progress.say)
     try:
-        for program in services.programs(plan, listener):
+        for program in programs:
             supervision.start(program)
         yield supervision
     finally:
@@ -90,13 +91,20 @@ async def _supervised(
         await supervision.end(*services.STORES)
 
 
-async def _start(options: Options, plan: Plan, supervision: Supervision, progress: Progress, ready_file: Path) -> None:
+async def _start(
+    options: Options,
+    plan: Plan,
+    programs: Sequence[Program],
+    supervision: Supervision,
+    progress: Progress,
+    ready_file: Path,
+) -> None:
     """From started processes to the first answer and `local.json`."""
     progress.say(f"starting on {plan.state}: Ray with {plan.gpus} logical GPUs, NATS, Redis and four services")
     async with contextlib.AsyncExitStack() as stack:
         trainer = await stack.enter_async_context(demo.training(supervision.log("demo"))) if options.demo else None
         await wait_until_ready(
-            services.programs(plan, 0),
+            programs,
             on_ready=lambda name: progress.say(f"{name} is ready"),
             check=supervision.raise_if_hopeless,
         )
