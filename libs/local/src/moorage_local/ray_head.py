@@ -34,7 +34,7 @@ def environment(token: str) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray's workers run at niceness 15, and would wait for whatever else runs here; replicas are not background work.
+        # Ray's workers run at niceness 15, behind whatever else runs here; replicas are not background work.
         "RAY_worker_niceness": "0",
         # Under `uv run`, Ray would otherwise rebuild the environment for each worker.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",

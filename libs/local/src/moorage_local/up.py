@@ -45,12 +45,12 @@ async def _run(options: Options, belongings: Belongings, progress: Progress) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     plan = _plan(options, belongings)
-    ready_file = options.state / "local.json"
+    ready_file = _ready_file(options)
     ready_file.unlink(missing_ok=True)
     with ports.listen(plan.ports.router) as listener:
         programs = services.programs(plan, listener.fileno())
         async with _supervised(plan, belongings, progress, programs) as supervision:
-            starting = asyncio.create_task(_start(options, plan, programs, supervision, progress, ready_file))
+            starting = asyncio.create_task(_start(options, plan, programs, supervision, progress))
             stop = asyncio.create_task(stopping.wait())
             await asyncio.wait([starting, stop], return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -63,6 +63,10 @@ async def _run(options: Options, belongings: Belongings, progress: Progress) -> 
             ready_file.unlink(missing_ok=True)
     progress.say("all ended; the state is kept in " + str(options.state))
     return 0
+
+
+def _ready_file(options: Options) -> Path:
+    return options.state / "local.json"
 
 
 def _plan(options: Options, belongings: Belongings) -> Plan:
@@ -97,7 +101,6 @@ async def _start(
     programs: Sequence[Program],
     supervision: Supervision,
     progress: Progress,
-    ready_file: Path,
 ) -> None:
     """From started processes to the first answer and `local.json`."""
     progress.say(f"starting on {plan.state}: Ray with {plan.gpus} logical GPUs, NATS, Redis and four services")
@@ -113,6 +116,7 @@ async def _start(
         where = plan.described(api_key)
         if trainer is not None:
             await _show_demo(trainer, where, supervision, progress)
+    ready_file = _ready_file(options)
     write_private(ready_file, where)
     progress.say(f"ready: router {plan.router_url}, registry {plan.registry_url}; keys and all URLs in {ready_file}")
     progress.say("Ctrl-C ends everything")
