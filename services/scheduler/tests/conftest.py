@@ -1,16 +1,20 @@
 """One Ray head a session, a driver in this process, and schedulers as processes of their own."""
 
+import hashlib
 import os
 import secrets
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import pytest
+
+from moorage_common.contracts.desired import ArtifactRef
 from moorage_common.testing.servers import free_port
 from moorage_common.tied import tied
 from moorage_local.ray_head import environment, start_command
@@ -18,6 +22,7 @@ from moorage_local.ray_head import environment, start_command
 os.environ.update(environment(secrets.token_hex(16)))  # Ray reads these when it is imported
 
 import ray
+
 from moorage_scheduler.cluster import Cluster, RayNode
 
 
@@ -79,3 +84,37 @@ async def node(cluster: Cluster) -> RayNode:
     (node,) = await cluster.nodes()
     await cluster.ensure_groups(node)
     return node
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact cache of all hosts."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def cached(cache_dir: Path) -> Callable[[bytes], ArtifactRef]:
+    """Puts a blob into the hosts' cache."""
+
+    def put(blob: bytes) -> ArtifactRef:
+        digest = hashlib.sha256(blob).hexdigest()
+        folder = cache_dir / "sha256" / digest
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "blob").write_bytes(blob)
+        return ArtifactRef(digest=f"sha256:{digest}", size_bytes=len(blob))
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def artifact(cached: Callable[[bytes], ArtifactRef]) -> ArtifactRef:
+    """A network that doubles its input, in the hosts' cache already."""
+    tensor = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "x"], ["y"])],
+        "double",
+        [tensor("x", onnx.TensorProto.FLOAT, [None, 2])],
+        [tensor("y", onnx.TensorProto.FLOAT, [None, 2])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return cached(model.SerializeToString())

@@ -1,5 +1,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorage_scheduler.autoscale import Bounds, Sample, Scale, rescale
 
 BOUNDS = Bounds(min_replicas=1, max_replicas=4, target_in_flight=8)

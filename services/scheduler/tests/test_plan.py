@@ -1,5 +1,6 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moorage_common.contracts.desired import Resources
 from moorage_scheduler.placement.plan import Place, Queue, place
 from moorage_scheduler.placement.state import Ask, Held, NodeSize, account

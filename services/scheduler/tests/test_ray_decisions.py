@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, Placed, RayNode
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

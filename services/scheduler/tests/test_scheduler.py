@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
 import subprocess
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-import onnx
+import psutil
 import pytest
+
 from moorage_common.bus import Bus
 from moorage_common.contracts import host_calls
 from moorage_common.contracts.desired import (
@@ -30,7 +29,8 @@ from moorage_common.contracts.desired import (
     ValidationRun,
 )
 from moorage_common.contracts.endpoints import Endpoint
-from moorage_common.contracts.names import BUCKET_DESIRED, BUCKET_ENDPOINTS, BUCKET_STATUS, desired_key
+from moorage_common.contracts.load import LoadReport, VersionLoad
+from moorage_common.contracts.names import BUCKET_DESIRED, BUCKET_ENDPOINTS, BUCKET_STATUS, desired_key, load_subject
 from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketReader, BucketWriter
@@ -44,6 +44,7 @@ TENANT = "acme"
 DEADLINE_S = 120.0
 
 Recorder = Callable[[str, object], None]
+Cached = Callable[[bytes], ArtifactRef]
 
 
 @dataclass
@@ -62,17 +63,18 @@ class Scheduler:
         self.process.kill()
         self.process.wait(timeout=20)
 
-    def placements(self) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(f"{self.ops}/v1/placements", timeout=10, trust_env=False).json()
-        return answer
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.ops + path, timeout=10, trust_env=False)
 
-    def metrics(self) -> str:
-        return httpx.get(f"{self.ops}/metrics", timeout=10, trust_env=False).text
+    def ready(self) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return self.get("/readyz").status_code == 200
+        return False
 
-
-@pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    def placed(self) -> float:
+        """How many replicas it has placed."""
+        lines = self.get("/metrics").text.splitlines()
+        return float(next(line for line in lines if line.startswith("moorage_scheduler_placements_total ")).split()[1])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,6 @@ class Registry:
     statuses: dict[str, Status] = field(default_factory=dict)
     orders: dict[str, tuple[int, int]] = field(default_factory=dict)
     writer: BucketWriter | None = None
-    _version: int = 0
 
     async def source(self) -> Mapping[str, Versioned]:
         return self.entries
@@ -109,7 +110,6 @@ class Registry:
         self, model: str, *versions: DesiredVersion, validations: list[ValidationRun] | None = None
     ) -> None:
         """Write what is desired of `model`; nothing at all means it is deleted."""
-        self._version += 1
         value = Desired(
             cluster=CLUSTER, tenant=TENANT, model=model, versions=list(versions), validations=validations or []
         )
@@ -185,28 +185,6 @@ SIGNATURE = Signature(
 )
 
 
-@pytest.fixture(scope="module")
-def artifact(cache_dir: Path) -> ArtifactRef:
-    """A network that doubles its input, in the hosts' cache already."""
-    tensor = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Add", ["x", "x"], ["y"])],
-        "double",
-        [tensor("x", onnx.TensorProto.FLOAT, [None, 2])],
-        [tensor("y", onnx.TensorProto.FLOAT, [None, 2])],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    return cached(cache_dir, model.SerializeToString())
-
-
-def cached(cache_dir: Path, blob: bytes) -> ArtifactRef:
-    digest = hashlib.sha256(blob).hexdigest()
-    folder = cache_dir / "sha256" / digest
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "blob").write_bytes(blob)
-    return ArtifactRef(digest=f"sha256:{digest}", size_bytes=len(blob))
-
-
 def wanted(
     model: str, artifact: ArtifactRef, *, version: int = 1, replicas: int = 1, **resources: Any
 ) -> DesiredVersion:
@@ -220,7 +198,7 @@ def wanted(
     )
 
 
-def infer(endpoint: Endpoint, model: str, version: int = 1) -> np.ndarray[Any, Any]:
+def infer(endpoint: Endpoint, model: str, version: int = 1) -> list[float]:
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.5, 2.0]}]}
     answer = httpx.post(
         f"http://{endpoint.address}/v2/models/{model}/versions/{version}/infer",
@@ -230,25 +208,26 @@ def infer(endpoint: Endpoint, model: str, version: int = 1) -> np.ndarray[Any, A
         trust_env=False,
     )
     assert answer.status_code == 200, answer.text
-    return np.array(answer.json()["outputs"][0]["data"])
+    data: list[float] = answer.json()["outputs"][0]["data"]
+    return data
 
 
 def pid_of(endpoint: Endpoint) -> int:
     """Of the process that listens at the endpoint."""
     port = int(endpoint.address.rsplit(":", 1)[1])
-    found = subprocess.run(["ss", "-Hltnp", f"sport = :{port}"], capture_output=True, text=True, check=True).stdout
-    return int(found.split("pid=")[1].split(",")[0])
+    listening = [c for c in psutil.net_connections("tcp4") if c.status == psutil.CONN_LISTEN and c.laddr]
+    return next(c.pid for c in listening if c.laddr[1] == port and c.pid is not None)
 
 
 async def test_a_killed_host_is_back_on_its_gpu(
     registry: Registry, scheduler: Scheduler, artifact: ArtifactRef, record_property: Recorder
 ) -> None:
-    await until(lambda: scheduler_ready(scheduler), "ready scheduler")
+    await until(scheduler.ready, "ready scheduler")
     await registry.desire("twice", wanted("twice", artifact, replicas=2, gpu_milli=500))
     record_property("start_s", await until(lambda: len(registry.ready("twice")) == 2, "two ready replicas"))
     first, second = registry.ready("twice")
     assert {*first.devices, *second.devices} == {0, 1}, "replicas of one deployment share no device where avoidable"
-    assert infer(first, "twice").tolist() == [3.0, 4.0]
+    assert infer(first, "twice") == [3.0, 4.0]
 
     os.kill(pid_of(first), signal.SIGKILL)
     withdrawn_s = await until(lambda: first not in registry.endpoints.values(), "withdrawn endpoint")
@@ -257,9 +236,9 @@ async def test_a_killed_host_is_back_on_its_gpu(
     again = next(e for e in registry.ready("twice") if e.host_id == first.host_id)
     assert again.devices == first.devices
     assert again.generation != first.generation
-    assert infer(again, "twice").tolist() == [3.0, 4.0]
+    assert infer(again, "twice") == [3.0, 4.0]
     await until(lambda: {r.host_id: r.restarts for r in registry.replicas("twice")}[first.host_id] == 1, "count")
-    assert "moorage_scheduler_recovery_seconds_count 1.0" in scheduler.metrics()
+    assert "moorage_scheduler_recovery_seconds_count 1.0" in scheduler.get("/metrics").text
 
 
 async def test_a_killed_scheduler_adopts_what_runs_and_goes_on_caring_for_it(
@@ -270,16 +249,16 @@ async def test_a_killed_scheduler_adopts_what_runs_and_goes_on_caring_for_it(
     (before,) = registry.ready("kept")
     (order,) = [order for key, order in registry.orders.items() if key.endswith(before.host_id)]
     scheduler.kill()
-    assert infer(before, "kept").tolist() == [3.0, 4.0], "hosts go on without a scheduler"
+    assert infer(before, "kept") == [3.0, 4.0], "hosts go on without a scheduler"
 
     scheduler.start()
     taken_over_s = await until(
         lambda: registry.orders[f"{CLUSTER}.{before.host_id}"] > order, "endpoint of the new scheduler"
     )
     record_property("scheduler_back_s", taken_over_s)
-    await until(lambda: scheduler_ready(scheduler), "ready scheduler")
+    await until(scheduler.ready, "ready scheduler")
     assert registry.ready("kept") == [before]
-    devices = [device for node in scheduler.placements()["nodes"] for device in node["devices"]]
+    devices = [device for node in scheduler.get("/v1/placements").json()["nodes"] for device in node["devices"]]
     assert [replica["host_id"] for device in devices for replica in device["replicas"]] == [before.host_id]
     assert sorted(device["milli_free"] for device in devices) == [500, 1000]
 
@@ -292,10 +271,39 @@ async def test_a_killed_scheduler_adopts_what_runs_and_goes_on_caring_for_it(
     assert [(e.host_id, e.devices) for e in again()] == [(before.host_id, before.devices)]
 
 
-def scheduler_ready(scheduler: Scheduler) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{scheduler.ops}/readyz", timeout=10, trust_env=False).status_code == 200
-    return False
+async def test_load_reported_by_routers_adds_replicas_up_to_the_maximum(
+    registry: Registry, nats_url: str, artifact: ArtifactRef
+) -> None:
+    version = wanted("busy", artifact, gpu_milli=100).model_copy(update={"max_replicas": 2, "target_in_flight": 4})
+    await registry.desire("busy", version)
+    await until(lambda: len(registry.ready("busy")) == 1, "one replica")
+    load = VersionLoad(tenant=TENANT, model="busy", version=1, in_flight=30)
+    bus = Bus(nats_url, "router-0")
+    await bus.start()
+    await bus.wait(30)
+    began = time.monotonic()
+    while len(registry.ready("busy")) < 2:
+        assert time.monotonic() - began < DEADLINE_S
+        report = LoadReport(router="router-0", boot="b", at=time.time(), loads=[load])
+        await bus.client.publish(load_subject("router-0"), report.model_dump_json().encode())
+        await asyncio.sleep(0.2)
+    await bus.close()
+    assert len(registry.replicas("busy")) == 2
+
+
+async def test_other_resources_replace_a_replica_without_a_gap(registry: Registry, artifact: ArtifactRef) -> None:
+    await registry.desire("moved", wanted("moved", artifact, gpu_milli=100))
+    await until(lambda: registry.ready("moved"), "replica")
+    (old,) = registry.ready("moved")
+    await registry.desire("moved", wanted("moved", artifact, gpu_milli=400))
+    gaps: list[bool] = []
+
+    def replaced() -> bool:
+        gaps.append(not registry.ready("moved"))
+        return [r.gpu_milli for r in registry.replicas("moved")] == [400] and old not in registry.endpoints.values()
+
+    await until(replaced, "replacement")
+    assert not any(gaps)
 
 
 async def test_what_does_not_fit_waits_with_a_reason_and_starts_when_there_is_room(
@@ -307,7 +315,7 @@ async def test_what_does_not_fit_waits_with_a_reason_and_starts_when_there_is_ro
     await registry.desire("late", wanted("late", artifact, gpu_milli=250))
     await until(lambda: [r.state for r in registry.replicas("late")] == ["pending"], "queued replica")
     assert "250 milli" in registry.replicas("late")[0].reason
-    assert "moorage_scheduler_queued 1.0" in scheduler.metrics()
+    assert "moorage_scheduler_queued 1.0" in scheduler.get("/metrics").text
     await registry.desire("large")
     await until(lambda: registry.ready("late"), "start after room")
 
@@ -321,29 +329,24 @@ async def test_removed_versions_drain_before_they_stop(registry: Registry, artif
     await until(lambda: not registry.ready("gone"), "draining endpoint")
     (leaving,) = registry.endpoints.values()
     assert [v.state for v in leaving.versions] == ["draining"]
-    assert infer(endpoint, "gone").tolist() == [3.0, 4.0], "it answers while routers leave"
+    assert infer(endpoint, "gone") == [3.0, 4.0], "it answers while routers leave"
     await until(lambda: not registry.endpoints, "removal")
 
 
 async def test_a_version_that_cannot_load_fails_with_its_reason_and_is_not_tried_again(
-    registry: Registry, scheduler: Scheduler, cache_dir: Path, artifact: ArtifactRef
+    registry: Registry, scheduler: Scheduler, cached: Cached, artifact: ArtifactRef
 ) -> None:
-    broken = cached(cache_dir, b"not a network")
+    broken = cached(b"not a network")
     await registry.desire("broken", wanted("broken", broken, gpu_milli=100))
     await until(lambda: [r.state for r in registry.replicas("broken")] == ["failed"], "failure")
     (failed,) = registry.replicas("broken")
     assert failed.reason
     await until(lambda: "failed to load" in logged(registry, "broken"), "the host's last log lines")
-    before = placements(scheduler)
+    before = scheduler.placed()
     await until(lambda: not registry.endpoints, "host removed")
     await registry.desire("other", wanted("other", artifact))
     await until(lambda: registry.ready("other"), "another model unharmed")
-    assert placements(scheduler) == before + 1
-
-
-def placements(scheduler: Scheduler) -> float:
-    lines = scheduler.metrics().splitlines()
-    return float(next(line for line in lines if line.startswith("moorage_scheduler_placements_total ")).split()[1])
+    assert scheduler.placed() == before + 1
 
 
 def logged(registry: Registry, model: str) -> str:
@@ -366,12 +369,12 @@ async def test_a_version_whose_host_dies_three_times_without_lasting_fails(
 
 
 async def test_a_version_is_validated_on_a_warm_host_until_nobody_asks(
-    registry: Registry, cache_dir: Path, artifact: ArtifactRef, record_property: Recorder
+    registry: Registry, cached: Cached, artifact: ArtifactRef, record_property: Recorder
 ) -> None:
     load = wanted("checked", artifact).load
     await registry.desire("checked", validations=[ValidationRun(run_id="one", load=load)])
     first_s = await until(lambda: results(registry, "checked") == {"one": "unchecked"}, "validation")
-    broken = wanted("checked", cached(cache_dir, b"neither"), version=2).load
+    broken = wanted("checked", cached(b"neither"), version=2).load
     runs = [ValidationRun(run_id="two", load=load), ValidationRun(run_id="three", load=broken)]
     await registry.desire("checked", validations=runs)
     warm_s = await until(lambda: results(registry, "checked") == {"two": "unchecked", "three": "rejected"}, "more")
