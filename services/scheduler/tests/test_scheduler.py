@@ -216,7 +216,7 @@ def pid_of(endpoint: Endpoint) -> int:
     """Of the process that listens at the endpoint."""
     port = int(endpoint.address.rsplit(":", 1)[1])
     listening = [c for c in psutil.net_connections("tcp4") if c.status == psutil.CONN_LISTEN and c.laddr]
-    return next(c.pid for c in listening if c.laddr[1] == port and c.pid is not None)
+    return next(c.pid for c in listening if tuple(c.laddr)[1:] == (port,) and c.pid is not None)
 
 
 async def test_a_killed_host_is_back_on_its_gpu(

@@ -20,7 +20,10 @@ log = structlog.get_logger()
 
 
 def create_app(settings: Settings, host_class: type[Any]) -> tuple[FastAPI, FastAPI]:
-    """The main app, whose lifespan runs the scheduler, and the operations app; both serve `GET /v1/placements`."""
+    """The main app, whose lifespan runs the scheduler, and the operations app; both serve `GET /v1/placements`.
+
+    `state.failed` of the main app says that it stopped because the scheduler could not go on.
+    """
     metrics = SchedulerMetrics()
     held: list[wiring.Deps] = []
 
@@ -29,8 +32,15 @@ def create_app(settings: Settings, host_class: type[Any]) -> tuple[FastAPI, Fast
         built = wiring.build(settings, metrics, host_class)
         held.append(built)
         async with wiring.running(built) as work:
-            work.add_done_callback(_end_process)
+            work.add_done_callback(ended)
             yield
+
+    def ended(work: asyncio.Task[None]) -> None:
+        """Without Ray nothing can be scheduled, and a driver cannot join a new cluster: end, to be started anew."""
+        if not work.cancelled() and (error := work.exception()) is not None:
+            log.critical("the scheduler stops", exc_info=error)
+            app.state.failed = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def not_ready() -> str | None:
         return await held[0].not_ready() if held else "starting"
@@ -39,15 +49,9 @@ def create_app(settings: Settings, host_class: type[Any]) -> tuple[FastAPI, Fast
         return placements(held[0].reconciler) if held else {"nodes": [], "queued": []}
 
     app = FastAPI(title="Moorage scheduler", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.failed = False
     operations = ops_app(metrics.registry, not_ready)
     for one in (app, operations):
         install_error_handlers(one)
         one.add_api_route("/v1/placements", view, methods=["GET"])
     return app, operations
-
-
-def _end_process(work: asyncio.Task[None]) -> None:
-    """Without Ray there is nothing to schedule, and a driver cannot join a new cluster: end, and be started anew."""
-    if not work.cancelled() and (error := work.exception()) is not None:
-        log.critical("the scheduler stops", exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -33,6 +33,7 @@ NAMESPACE = "moorage"
 LABEL_DEVICE_MIB = "moorage.io/gpu-memory-mib"
 LABEL_GPU_MODEL = "ray.io/accelerator-type"
 CALL_TIMEOUT_S = 10.0
+NODES_TIMEOUT_S = 5.0
 CPU_LEFT_FREE = 0.2
 """Of each node, for what runs beside the groups (Ray Serve's replicas, validation hosts count nothing)."""
 _RESERVATION = "#"
@@ -150,7 +151,7 @@ class Cluster:
 
     async def nodes(self) -> list[RayNode]:
         """The live nodes."""
-        return [_ray_node(entry) for entry in await self._off_loop(ray.nodes) if entry["Alive"]]
+        return [_ray_node(entry) for entry in await self._off_loop(ray.nodes, NODES_TIMEOUT_S) if entry["Alive"]]
 
     async def ensure_groups(self, node: RayNode) -> None:
         """The node's groups, made when absent. Raises ClusterUnreachable when Ray does not grant them in time."""

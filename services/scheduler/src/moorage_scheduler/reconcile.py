@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 STEP_S = 1.0
 NODES_S = 2.0
-UNREACHABLE_LIMIT = 5
+UNREACHABLE_LIMIT = 3
 
 Configure = Callable[[str, str, list[LoadSpec]], str]
 """Host id, tenant and versions to load -> the JSON of a host's configuration."""
