@@ -78,9 +78,10 @@ def classifier(pictures: np.ndarray) -> Pipeline:
 
 
 @pytest.fixture
-def name(client: Client) -> Iterator[str]:
-    """A model name of this test's own; its deployment is removed afterwards."""
+def name(platform: Platform) -> Iterator[str]:
+    """A model name of this test's own; its deployment is removed afterwards, wherever the platform then listens."""
     name = f"m-{uuid.uuid4().hex[:10]}"
     yield name
-    if client.registry.deployment(name) is not None:
-        client.registry.delete_deployment(name)
+    with platform.client() as client:
+        if client.registry.deployment(name) is not None:
+            client.registry.delete_deployment(name)

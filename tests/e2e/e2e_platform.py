@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import psutil
+
 from moorage_common.tied import tied
 from moorage_sdk.client import Client
 
@@ -96,15 +96,12 @@ class Platform:
         os.kill(killed, signal.SIGKILL)
         until(lambda: self.pid(name) != killed, 10, f"another {name}")
 
-    def hosts(self) -> set[int]:
-        """Process ids of the replica hosts."""
-        found = set()
-        for process in psutil.Process(self.pid("ray")).children(recursive=True):
-            try:
-                if "ReplicaHost" in " ".join(process.cmdline()):
-                    found.add(process.pid)
-            except psutil.Error:
-                continue
+    def hosts(self) -> dict[str, int]:
+        """Process ids of replica hosts by host id, as the scheduler logged them last."""
+        found = {}
+        for line in (self.state / "logs" / "scheduler.log").read_text().splitlines():
+            if line.startswith("{") and (event := json.loads(line)).get("event") == "host":
+                found[event["host_id"]] = event["pid"]
         return found
 
 

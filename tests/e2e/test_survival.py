@@ -142,7 +142,7 @@ def test_the_only_killed_host_comes_back_on_the_same_gpu(
     assert {o.status for o in load.outcomes} <= {200, 503}, "a caller may be told to wait, and nothing else"
     after = client.registry.status(name).replicas[0]
     assert (after.host_id, after.devices) == (before.host_id, before.devices)
-    assert hosts_of(platform, client, name, 1) != [host]
+    until(lambda: hosts_of(platform, client, name, 1) != [host], 30, "another process")
 
 
 def ready(client: Client, name: str) -> int:
@@ -150,10 +150,6 @@ def ready(client: Client, name: str) -> int:
 
 
 def hosts_of(platform: Platform, client: Client, name: str, count: int) -> list[int]:
-    """Process ids of the hosts of this test's model: the only one deployed."""
-    others = {row["model"] for row in client.registry.deployments()} - {name}
-    for other in others:
-        client.registry.delete_deployment(other)
+    """Process ids of the model's hosts once there are `count` that are ready."""
     until(lambda: ready(client, name) == count, 90, f"{count} ready hosts")
-    until(lambda: len(platform.hosts()) == count, 60, f"{count} host processes and no other")
-    return sorted(platform.hosts())
+    return [platform.hosts()[replica.host_id] for replica in client.registry.status(name).replicas]

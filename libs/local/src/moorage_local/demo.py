@@ -23,8 +23,7 @@ MODEL = "digits"
 SPLIT = {1: 90.0, 2: 10.0}
 
 
-def command() -> list[str]:
-    return tied([sys.executable, "-m", "moorage_local.demo"])
+TRAIN_AHEAD = "train-ahead"
 
 
 @dataclass
@@ -52,11 +51,16 @@ class DemoProcess:
 
 
 @contextlib.asynccontextmanager
-async def training(log: Path) -> AsyncIterator[DemoProcess]:
-    """The process, training; killed at the end of the block if it still runs."""
+async def training(log: Path, *, ahead: bool) -> AsyncIterator[DemoProcess]:
+    """The process, killed at the end of the block if it still runs.
+
+    Args:
+        ahead: train at once; left out where the models are likely to be there from an earlier start.
+    """
+    command = tied([sys.executable, "-m", "moorage_local.demo", *([TRAIN_AHEAD] if ahead else [])])
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
-            *command(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors
         )
     try:
         yield DemoProcess(process)
@@ -72,8 +76,8 @@ def _tell(kind: str, text: str) -> None:
     sys.stdout.flush()
 
 
-def _train() -> tuple[list[Any], Any]:
-    """Two classifiers of handwritten digits (8x8 pixels from 0 to 16), and the pictures."""
+def _train() -> list[Any]:
+    """Two classifiers of the pictures."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 - a second of import
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
     from sklearn.pipeline import make_pipeline  # noqa: PLC0415
@@ -81,42 +85,44 @@ def _train() -> tuple[list[Any], Any]:
 
     pictures, labels = load_digits(return_X_y=True)
     models = [make_pipeline(MinMaxScaler(), LogisticRegression(C=c, max_iter=300)) for c in (0.05, 1.0)]
-    return [model.fit(pictures, labels) for model in models], pictures
+    return [model.fit(pictures, labels) for model in models]
+
+
+def _pictures() -> Any:
+    """1,797 handwritten digits of 8x8 pixels from 0 to 16, one a row."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - as above
+
+    return load_digits().data
 
 
 def main() -> int:
     os.nice(5)  # what the demo waits for goes first
-    started = time.monotonic()
-    models, pictures = _train()
-    trained_s = time.monotonic() - started
+    models = _train() if TRAIN_AHEAD in sys.argv else []
     where = json.loads(sys.stdin.readline() or "{}")
     if not where:
         return 1
     from moorage_sdk.client import Client  # noqa: PLC0415 - after training, which is what the wait is used for
 
-    _tell("say", f"demo: two classifiers of handwritten digits were trained in {trained_s:.1f} s")
     with Client(where["registry"], where["router"], where["api_key"], progress=lambda t: _tell("say", t)) as client:
-        _deploy(client, models, pictures)
-        _ask(client, where, pictures)
+        if client.registry.deployment(MODEL) is None:
+            _deploy(client, models or _train())
+        _ask(client, where)
     return 0
 
 
-def _deploy(client: Any, models: list[Any], pictures: Any) -> None:
-    """Push and deploy both versions, unless an earlier start did."""
-    if client.registry.deployment(MODEL) is not None:
-        _tell("say", f"demo: {MODEL} is deployed already")
-        return
-    versions = [client.push(model, name=MODEL, example=pictures[:8], wait=False) for model in models]
+def _deploy(client: Any, models: list[Any]) -> None:
+    """Push and deploy both versions."""
+    versions = [client.push(model, name=MODEL, example=_pictures()[:8], wait=False) for model in models]
     for version in versions:
         client.deploy(version, gpu=0.25, wait=False)
     client.set_traffic(MODEL, SPLIT)
 
 
-def _ask(client: Any, where: Mapping[str, str], pictures: Any) -> None:
+def _ask(client: Any, where: Mapping[str, str]) -> None:
     """Ask until the first answer, and show how to ask with curl."""
     from moorage_sdk.errors import MoorageApiError  # noqa: PLC0415 - as above
 
-    picture = pictures[:1]
+    picture = _pictures()[:1]
     begun = time.monotonic()
     while True:
         try:

@@ -105,7 +105,10 @@ async def _start(
     """From started processes to the first answer and `local.json`."""
     progress.say(f"starting on {plan.state}: Ray with {plan.gpus} logical GPUs, NATS, Redis and four services")
     async with contextlib.AsyncExitStack() as stack:
-        trainer = await stack.enter_async_context(demo.training(supervision.log("demo"))) if options.demo else None
+        trainer = None
+        if options.demo:
+            training = demo.training(supervision.log("demo"), ahead=not plan.credentials.demo_key)
+            trainer = await stack.enter_async_context(training)
         await wait_until_ready(
             programs,
             on_ready=lambda name: progress.say(f"{name} is ready"),
