@@ -98,11 +98,14 @@ def _pictures() -> Any:
 def main() -> int:
     os.nice(5)  # what the demo waits for goes first
     models = _train() if TRAIN_AHEAD in sys.argv else []
+    from moorage_sdk.client import Client  # noqa: PLC0415 - the launcher imports this module for its start alone
+    from moorage_sdk.models.packaging import package  # noqa: PLC0415
+
+    if models:
+        package(models[0], _pictures()[:8], None)  # loads what the push will need
     where = json.loads(sys.stdin.readline() or "{}")
     if not where:
         return 1
-    from moorage_sdk.client import Client  # noqa: PLC0415 - after training, which is what the wait is used for
-
     with Client(where["registry"], where["router"], where["api_key"], progress=lambda t: _tell("say", t)) as client:
         if client.registry.deployment(MODEL) is None:
             _deploy(client, models or _train())
