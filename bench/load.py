@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -52,8 +53,7 @@ class _Connection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.send()
 
     def send(self) -> None:
@@ -127,13 +127,9 @@ async def _main(job: Job) -> Result:
 
 def run(job: Job) -> Result:
     """Drive `job` from a process of its own."""
+    command = [sys.executable, __file__]
     done = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(asdict(job)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
+        command, input=json.dumps(asdict(job)), stdout=subprocess.PIPE, text=True, timeout=300, check=True
     )
     return Result(**json.loads(done.stdout))
 

@@ -22,7 +22,7 @@ import load
 import psutil
 import report
 import skops.io
-from platform_run import platform
+from platform_run import lift_limits, platform
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -53,9 +53,19 @@ def wait_for(url: str, body: str, headers: dict[str, str]) -> dict[str, Any]:
 
 
 def profile(pid: int, seconds: int) -> list[tuple[str, float]]:
-    """Share of samples by the innermost frame's module, of the busy samples of one process."""
+    """Share of samples by the innermost frame's module, of the samples that hold the interpreter."""
     with tempfile.NamedTemporaryFile(suffix=".raw") as raw:
-        command = [str(Path(sys.executable).parent / "py-spy"), "record", "-d", str(seconds), "-r", "500", "-f", "raw"]
+        command = [
+            str(Path(sys.executable).parent / "py-spy"),
+            "record",
+            "-d",
+            str(seconds),
+            "-r",
+            "500",
+            "-g",
+            "-f",
+            "raw",
+        ]
         subprocess.run(
             [*command, "-o", raw.name, "-p", str(pid)], check=True, capture_output=True, timeout=seconds + 60
         )
@@ -78,7 +88,7 @@ def pids(state: str) -> dict[str, int]:
         environment = process.info["environ"] or {}
         if "moorage_router" in words and environment.get("MOORAGE_STATE_DIR", "").startswith(state):
             found["router"] = process.info["pid"]
-        if "ReplicaHost" in words:
+        if words.startswith("ray::PlacedHost"):
             found["host"] = process.info["pid"]
     return found
 
@@ -94,6 +104,7 @@ def main() -> None:
     tensor = {"name": "input", "datatype": "FP64", "shape": [1, 64], "data": (x[0] / 16).tolist()}
 
     with platform("--no-demo") as local, tempfile.TemporaryDirectory() as scratch:
+        lift_limits(local)
         client = moorage_sdk.Client(registry=local["registry"], router=local["router"], api_key=local["api_key"])
         version = client.push(model, name="overhead", example=x[:8] / 16)
         client.deploy(version)

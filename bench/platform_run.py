@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,18 @@ def platform(*options: str, deadline_s: float = 180) -> Iterator[dict[str, Any]]
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def lift_limits(local: dict[str, Any]) -> None:
+    """Let the demo tenant send as fast as it can; the limiter stays on."""
+    limits = {"requests_per_s": 1_000_000, "burst": 1_000_000, "max_concurrent": 10_000}
+    request = urllib.request.Request(
+        f"{local['registry']}/v1/tenants/{local['tenant']}/limits",
+        json.dumps(limits).encode(),
+        {"authorization": f"Bearer {local['admin_key']}", "content-type": "application/json"},
+        method="PUT",
+    )
+    urllib.request.urlopen(request, timeout=10).close()
 
 
 def _wait(state: Path, process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
