@@ -86,7 +86,7 @@ class ReplicaHost:
         return {
             "generation": self._generation,
             "token": self._token,
-            "address": self._server.address,
+            "address": _reachable(self._server.address),
             "pid": os.getpid(),
             "devices": self._config.devices or _devices_from_ray(),
             "versions": [held.model_dump(mode="json") for held in self._versions.held()],
@@ -130,13 +130,28 @@ def _configure_logs() -> LogRing:
     return ring
 
 
+def _reachable(address: str) -> str:
+    """The address others call: a host that listens everywhere is reached at its node's address."""
+    bind, _, port = address.rpartition(":")
+    ray = _ray()
+    if ray is None or bind not in ("0.0.0.0", "[::]", "::"):  # noqa: S104 - recognised, not bound
+        return address
+    return f"{ray.util.get_node_ip_address()}:{port}"
+
+
 def _devices_from_ray() -> list[int]:
     """GPUs that Ray gave this actor; none outside Ray."""
-    if "ray" not in sys.modules:
-        return []
-    import ray  # noqa: PLC0415 - an actor's process has it already
-
-    if not ray.is_initialized():
+    ray = _ray()
+    if ray is None:
         return []
     ids = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     return [int(i) for i in ids if i.isdigit()]
+
+
+def _ray() -> Any:
+    """Ray, where this process is one of its actors, else None."""
+    if "ray" not in sys.modules:
+        return None
+    import ray  # noqa: PLC0415 - an actor's process has it already
+
+    return ray if ray.is_initialized() else None
