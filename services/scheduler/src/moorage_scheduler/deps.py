@@ -61,7 +61,6 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
     epoch = int(time.time())
     reports = Reports(
         settings.cluster,
-        bus,
         endpoints=Publisher(bus, BUCKET_ENDPOINTS, settings.cluster, epoch),
         statuses=Publisher(bus, BUCKET_STATUS, settings.cluster, epoch),
     )

@@ -1,18 +1,14 @@
-"""What the scheduler tells others: endpoints for routers, status for the registry, events for whoever follows."""
+"""What the scheduler tells others: endpoints for routers, status for the registry, which makes events of it."""
 
 import asyncio
-import contextlib
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from moorage_common.bus import BUS_ERRORS, Bus
-from moorage_common.clock import rfc3339
+from moorage_common.bus import Bus
 from moorage_common.contracts.desired import ReplicaStatus, Status, ValidationResult
 from moorage_common.contracts.endpoints import Endpoint, HeldVersion
-from moorage_common.contracts.events import CloudEvent, event_subject
 from moorage_common.contracts.names import desired_key, endpoint_key
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketWriter
@@ -148,34 +144,17 @@ def status(
 
 @dataclass
 class Reports:
-    """Endpoints, status and events of one cluster."""
+    """Endpoints and status of one cluster."""
 
     cluster: str
-    bus: Bus
     endpoints: Publisher
     statuses: Publisher
-    _announced: dict[str, str] = field(default_factory=dict)
-    _events: set[asyncio.Task[None]] = field(default_factory=set)
 
     def host_changed(self, host: Host, *, present: bool) -> None:
-        """Tell routers at once; announce a start or a loss."""
+        """Tell routers at once."""
         held = endpoint(self.cluster, host) if present else None
         key = endpoint_key(self.cluster, host.placed.host_id)
         self.endpoints.hold(key, held.model_dump(mode="json") if held is not None else None)
-        self._announce(host, present=present)
-
-    def _announce(self, host: Host, *, present: bool) -> None:
-        host_id = host.placed.host_id
-        generation = host.identity.generation if host.identity is not None else ""
-        announced = self._announced.get(host_id)
-        if host.state == "ready" and host.reachable and announced != generation:
-            self._announced[host_id] = generation
-            self._publish("replica.started", host, generation)
-        elif announced is not None and host.lost_at is not None:
-            del self._announced[host_id]
-            self._publish("replica.lost", host, announced)
-        if not present:
-            self._announced.pop(host_id, None)
 
     def status_changed(self, status: Status) -> None:
         key = desired_key(self.cluster, status.tenant, status.model)
@@ -186,32 +165,3 @@ class Reports:
         wanted = {desired_key(self.cluster, tenant, model) for tenant, model in deployments}
         for key in self.statuses.live() - wanted:
             self.statuses.hold(key, None)
-
-    def _publish(self, kind: Literal["replica.started", "replica.lost"], host: Host, generation: str) -> None:
-        placed = host.placed
-        event = CloudEvent(
-            id=str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.cluster}/{placed.host_id}/{generation}/{kind}")),
-            source=f"/clusters/{self.cluster}",
-            type=kind,
-            subject=f"models/{placed.model}",
-            time=rfc3339(time.time()),
-            tenant=placed.tenant,
-            data={
-                "host_id": placed.host_id,
-                "version": placed.version,
-                "node": placed.node,
-                "devices": host.identity.devices if host.identity is not None else placed.devices,
-                "restarts": host.restarts,
-                "reason": host.reason,
-            },
-        )
-        task = asyncio.create_task(self._send(event))
-        self._events.add(task)
-        task.add_done_callback(self._events.discard)
-
-    async def _send(self, event: CloudEvent) -> None:
-        """Once; status is what counts, an event lost with the bus is not made up for."""
-        with contextlib.suppress(*BUS_ERRORS):
-            await self.bus.jetstream().publish(
-                event_subject(event), event.model_dump_json().encode(), headers={"Nats-Msg-Id": event.id}
-            )
