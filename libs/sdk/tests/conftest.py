@@ -35,9 +35,9 @@ def _ready(port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
         return False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def registry(nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """One registry process that the session's tests share; nothing validates or runs what they push."""
+    """One registry process that a module's tests share; nothing validates or runs what they push."""
     state, port, ops_port, admin_key = (
         tmp_path_factory.mktemp("registry"),
         free_port(),

@@ -1,4 +1,4 @@
-"""pytest fixtures: one server of a kind a session, or one's own to kill."""
+"""pytest fixtures: servers that tests share, or one's own to kill."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 from moorage_common.testing.servers import Server, nats_server, postgres_server, redis_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A nats-server with JetStream that all tests of the session share."""
+    """A nats-server with JetStream that a module's tests share; another platform's writes are not theirs to read."""
     with nats_server(tmp_path_factory.mktemp("nats")) as server:
         yield server.url
 
