@@ -9,7 +9,15 @@ import pytest
 
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import MoorageError, NotFound, Unprocessable
-from moorage_feature_proxy.definitions import FEATURES_MAX, checked, parse
+from moorage_feature_proxy.definitions import (
+    ENTITIES_MAX,
+    FEATURES_MAX,
+    PROJECTIONS_MAX,
+    SERVICES_MAX,
+    VIEWS_MAX,
+    checked,
+    parse,
+)
 from moorage_feature_proxy.feast_protos import Registry, ValueType
 from moorage_feature_proxy.uploads import Uploads
 
@@ -152,14 +160,37 @@ def pinned_view(registry: Any) -> str:
     return "pins version 2"
 
 
-def same_twice(registry: Any) -> str:
-    projections = registry.feature_services[0].spec.features
-    projections.add().CopyFrom(projections[0])
+def same_feature_twice(registry: Any) -> str:
+    columns = registry.feature_services[0].spec.features[0].feature_columns
+    columns.add().CopyFrom(columns[0])
     return "the same feature twice"
 
 
+def same_view_twice(registry: Any) -> str:
+    projections = registry.feature_services[0].spec.features
+    projections.add().CopyFrom(projections[0])
+    del projections[0].feature_columns[1:]
+    del projections[1].feature_columns[:1]
+    return "names the feature view 'v' twice"
+
+
+def view_of_no_feature(registry: Any) -> str:
+    registry.feature_services[0].spec.features.add().feature_view_name = "v"
+    return "takes no feature of the feature view 'v'"
+
+
 @pytest.mark.parametrize(
-    "plant", [unknown_view, unknown_entity, unknown_feature_type, entity_of_floats, pinned_view, same_twice]
+    "plant",
+    [
+        unknown_view,
+        unknown_entity,
+        unknown_feature_type,
+        entity_of_floats,
+        pinned_view,
+        same_feature_twice,
+        same_view_twice,
+        view_of_no_feature,
+    ],
 )
 def test_a_service_that_cannot_be_served_is_refused_at_upload_saying_why(plant: Any) -> None:
     registry = registry_of()
@@ -172,6 +203,65 @@ def test_a_service_that_cannot_be_served_is_refused_at_upload_saying_why(plant: 
 def test_a_service_has_a_bounded_number_of_features() -> None:
     checked(ACME, registry_of(features=tuple(f"f{i}" for i in range(FEATURES_MAX))).SerializeToString())
     assert "at most 500" in refusal(registry_of(features=tuple(f"f{i}" for i in range(FEATURES_MAX + 1)))).message
+
+
+def test_one_view_under_two_names_is_served() -> None:
+    registry = registry_of(features=("a",))
+    projections = registry.feature_services[0].spec.features
+    projections.add().CopyFrom(projections[0])
+    projections[1].feature_view_name_alias = "w"
+    assert parse(checked(ACME, registry.SerializeToString())).service("svc").info().features == ["v__a", "w__a"]
+
+
+def many_services(registry: Any, count: int) -> None:
+    first = registry.feature_services[0]
+    for number in range(1, count):
+        service = registry.feature_services.add()
+        service.CopyFrom(first)
+        service.spec.name = f"svc{number}"
+
+
+def many_views(registry: Any, count: int) -> None:
+    first = registry.feature_views[0].spec
+    for number in range(1, count):
+        views = registry.feature_views if number % 2 else registry.stream_feature_views
+        spec = views.add().spec
+        spec.name, spec.project = f"v{number}", first.project
+        spec.entities.append("shop")
+
+
+def many_projections(registry: Any, count: int) -> None:
+    """`count` projections of one view, no more in one service than it may have features."""
+    many_services(registry, 10)
+    for number in range(10, count):
+        spec = registry.feature_services[number % 10].spec
+        projection = spec.features.add()
+        projection.CopyFrom(spec.features[0])
+        projection.feature_view_name_alias = f"p{number}"
+
+
+def many_entities(registry: Any, count: int) -> None:
+    for _ in range(1, count):
+        registry.feature_views[0].spec.entities.append("shop")
+
+
+@pytest.mark.parametrize(
+    ("grow", "most", "what"),
+    [
+        (many_services, SERVICES_MAX, "feature services"),
+        (many_views, VIEWS_MAX, "feature views"),
+        (many_projections, PROJECTIONS_MAX, "views named by feature services"),
+        (many_entities, ENTITIES_MAX, "entities in one feature view"),
+    ],
+)
+def test_definitions_are_bounded_in_what_they_take_to_build(grow: Any, most: int, what: str) -> None:
+    fits, over = registry_of(features=("a",)), registry_of(features=("a",))
+    grow(fits, most)
+    checked(ACME, fits.SerializeToString())
+    grow(over, most + 1)
+    error = refusal(over)
+    assert error.code == "feature_definitions_too_large"
+    assert f"{most + 1} {what}, and at most {most}" in error.message
 
 
 def fingerprint(registry: Any) -> str:
@@ -199,23 +289,23 @@ def test_the_fingerprint_covers_names_types_order_and_join_keys_and_nothing_else
     assert fingerprint(described) == found[0]
 
 
-def test_uploads_survive_a_restart_and_a_refused_one_leaves_what_was_there(tmp_path: Path) -> None:
+async def test_uploads_survive_a_restart_and_a_refused_one_leaves_what_was_there(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path)
-    uploads.put(ACME, registry_of().SerializeToString())
+    await uploads.put(ACME, registry_of().SerializeToString())
     with pytest.raises(Unprocessable):
-        uploads.put(ACME, b"nonsense")
-    assert list(Uploads(tmp_path).get(ACME).services) == ["svc"]
+        await uploads.put(ACME, b"nonsense")
+    assert list((await Uploads(tmp_path).get(ACME)).services) == ["svc"]
     assert [file.name for file in (tmp_path / "acme").iterdir()] == ["registry.pb"]
     with pytest.raises(NotFound):
-        Uploads(tmp_path).get(TenantId("globex")).service("svc")
+        (await Uploads(tmp_path).get(TenantId("globex"))).service("svc")
 
 
-def test_an_upload_by_another_proxy_on_the_same_directory_is_seen(tmp_path: Path) -> None:
+async def test_an_upload_by_another_proxy_on_the_same_directory_is_seen(tmp_path: Path) -> None:
     one, other = Uploads(tmp_path), Uploads(tmp_path)
-    one.put(ACME, registry_of().SerializeToString())
-    assert other.get(ACME).service("svc").info().features == ["v__a", "v__b"]
-    one.put(ACME, registry_of(features=("z",)).SerializeToString())
-    assert other.get(ACME).service("svc").info().features == ["v__z"]
+    await one.put(ACME, registry_of().SerializeToString())
+    assert (await other.get(ACME)).service("svc").info().features == ["v__a", "v__b"]
+    await one.put(ACME, registry_of(features=("z",)).SerializeToString())
+    assert (await other.get(ACME)).service("svc").info().features == ["v__z"]
 
 
 def test_a_registry_that_feast_made_with_an_on_demand_view_is_refused(

@@ -11,20 +11,22 @@ from moorage_common.contracts.features import FeatureServiceInfo, OnlineResponse
 from moorage_feature_proxy.feast_protos import Registry, ValueType
 
 
-def registry_of(project: str) -> bytes:
-    """One view `v` (feature `a`, entity key `shop_id` of INT64) in the service `svc`."""
+def registry_of(project: str, views: int = 1, services: int = 1) -> bytes:
+    """One view `v` (feature `a`, entity key `shop_id` of INT64) in the service `svc`, under as many names as asked."""
     registry = Registry()
     entity = registry.entities.add().spec
     entity.name, entity.project, entity.join_key, entity.value_type = "shop", project, "shop_id", ValueType.INT64
     view = registry.feature_views.add().spec
     view.name, view.project = "v", project
     view.entities.append("shop")
-    service = registry.feature_services.add().spec
-    service.name, service.project = "svc", project
-    projection = service.features.add()
-    projection.feature_view_name = "v"
-    column = projection.feature_columns.add()
-    column.name, column.value_type = "a", ValueType.DOUBLE
+    for number in range(services):
+        service = registry.feature_services.add().spec
+        service.name, service.project = f"svc{number or ''}", project
+        for alias in ("", *(f"v{place}" for place in range(1, views))):
+            projection = service.features.add()
+            projection.feature_view_name, projection.feature_view_name_alias = "v", alias
+            column = projection.feature_columns.add()
+            column.name, column.value_type = "a", ValueType.DOUBLE
     content: bytes = registry.SerializeToString()
     return content
 
@@ -126,6 +128,25 @@ async def test_ten_thousand_rows_and_none_are_answered(proxy: Any) -> None:
         answer = (await proxy.online("acme", "svc", shop_id=list(range(rows)))).json()
         assert answer["rows"] == rows
         assert answer["columns"][0]["statuses"] == ["missing"] * rows
+
+
+async def test_rows_of_a_service_of_many_views_are_bounded_by_what_is_read_and_told_how_many_fit(proxy: Any) -> None:
+    await proxy.put_definitions("acme", registry_of("acme", views=200))
+    assert (await proxy.online("acme", "svc", shop_id=list(range(500)))).json()["rows"] == 500
+    refused = await proxy.online("acme", "svc", shop_id=list(range(501)))
+    assert code(refused) == (400, "too_many_rows")
+    assert "501 rows, and at most 500 " in refused.json()["error"]
+
+
+async def test_other_tenants_are_answered_while_an_upload_is_parsed(proxy: Any) -> None:
+    await proxy.put_definitions("acme", registry_of("acme"))
+    upload = asyncio.create_task(proxy.put_definitions("globex", registry_of("globex", views=20, services=100)))
+    answered = 0
+    while not upload.done():
+        assert (await proxy.online("acme", "svc", shop_id=[1])).status_code == 200
+        answered += not upload.done()
+    assert (await upload).status_code == 200
+    assert answered > 1
 
 
 async def test_bodies_are_bounded(proxy: Any) -> None:

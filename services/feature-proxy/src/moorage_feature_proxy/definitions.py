@@ -24,6 +24,18 @@ from moorage_feature_proxy.values import FEATURE_TYPES, FeatureType
 FEATURES_MAX = 500
 """Features a service may have."""
 
+SERVICES_MAX = 500
+"""Feature services a tenant may have."""
+
+VIEWS_MAX = 1_000
+"""Feature views a tenant may have, stream feature views among them."""
+
+PROJECTIONS_MAX = 2_000
+"""Views that a tenant's feature services may name, all services together."""
+
+ENTITIES_MAX = 50
+"""Entities a feature view may have: each is a part of every key that is read."""
+
 _NO_ENTITY = "__dummy"
 """Feast's stand-in in a view without entities. Feast writes such a row under one key and reads it under another."""
 
@@ -142,6 +154,7 @@ def checked(tenant: TenantId, uploaded: bytes) -> bytes:
 def parse(kept: bytes) -> Definitions:
     """The feature services of a registry. Raises Unprocessable where one cannot be served, saying why."""
     registry = _parsed(kept)
+    _bounded(registry)
     join_keys = {e.spec.name: (e.spec.join_key or e.spec.name, int(e.spec.value_type)) for e in registry.entities}
     views = {v.spec.name: v.spec for v in (*registry.feature_views, *registry.stream_feature_views)}
     services = {}
@@ -149,6 +162,29 @@ def parse(kept: bytes) -> Definitions:
         service = _service(item.spec, views, join_keys)
         services[service.name] = service
     return Definitions(services=services)
+
+
+def _bounded(registry: Any) -> None:
+    """Refuse what would take long to build, by counts alone. Raises Unprocessable."""
+    views = [view.spec for view in (*registry.feature_views, *registry.stream_feature_views)]
+    counts = (
+        ("feature services", len(registry.feature_services), SERVICES_MAX),
+        ("feature views", len(views), VIEWS_MAX),
+        (
+            "views named by feature services",
+            sum(len(s.spec.features) for s in registry.feature_services),
+            PROJECTIONS_MAX,
+        ),
+        ("entities in one feature view", max((_entities(view) for view in views), default=0), ENTITIES_MAX),
+    )
+    for what, count, most in counts:
+        if count > most:
+            text = f"the definitions have {count} {what}, and at most {most} are served; upload fewer"
+            raise Unprocessable(text, code="feature_definitions_too_large")
+
+
+def _entities(view: Any) -> int:
+    return max(len(view.entities), len(view.entity_columns))
 
 
 def _parsed(data: bytes) -> Any:
@@ -193,28 +229,42 @@ def _projects(registry: Any) -> Iterator[tuple[str, str]]:
 
 
 def _service(spec: Any, views: Mapping[str, Any], join_keys: Mapping[str, tuple[str, int]]) -> Service:
-    found = tuple(_view(spec.name, projection, views, join_keys) for projection in spec.features)
+    count = sum(len(projection.feature_columns) for projection in spec.features)
+    if count > FEATURES_MAX:
+        raise _unserved(spec.name, f"it has {count} features, and at most {FEATURES_MAX} are served")
+    named: set[tuple[str, str]] = set()
+    found = tuple(_view(spec.name, projection, views, join_keys, named) for projection in spec.features)
     asked: dict[str, int] = {}
     for key in (key for view in found for key in view.join_keys):
         if asked.setdefault(key.asked, key.kind) != key.kind:
             raise _unserved(spec.name, f"its views give the join key {key.asked!r} different types")
     features = [feature for view in found for feature in view.features]
     names = [feature.name for feature in features]
-    if len(names) > FEATURES_MAX:
-        raise _unserved(spec.name, f"it has {len(names)} features, and at most {FEATURES_MAX} are served")
     if len(set(names)) != len(names):
         raise _unserved(spec.name, "it has the same feature twice; give one of the views a name of its own")
     return Service(name=spec.name, fingerprint=_fingerprint(features, list(asked)), join_keys=asked, views=found)
 
 
-def _view(service: str, projection: Any, views: Mapping[str, Any], join_keys: Mapping[str, tuple[str, int]]) -> View:
+def _view(
+    service: str,
+    projection: Any,
+    views: Mapping[str, Any],
+    join_keys: Mapping[str, tuple[str, int]],
+    named: set[tuple[str, str]],
+) -> View:
+    """One view of a service. `named` gathers the views taken so far, each with the name it is shown by."""
     name = projection.feature_view_name
     spec = views.get(name)
     if spec is None:
         raise _unserved(service, f"the feature view {name!r} is not in the registry")
     if projection.version_tag:
         raise _unserved(service, f"it pins version {projection.version_tag} of the feature view {name!r}")
+    if not projection.feature_columns:
+        raise _unserved(service, f"it takes no feature of the feature view {name!r}")
     shown = projection.feature_view_name_alias or name
+    if (name, shown) in named:
+        raise _unserved(service, f"it names the feature view {name!r} twice; take all of its features at once")
+    named.add((name, shown))
     features = []
     for column in projection.feature_columns:
         kind = FEATURE_TYPES.get(column.value_type)

@@ -38,7 +38,7 @@ Dependencies = Annotated[Deps, Depends(deps_of)]
 async def put_definitions(request: Request, deps: Dependencies) -> FeatureServices:
     """Replace the tenant's definitions by a Feast registry (the file that `feast apply` writes)."""
     tenant = tenant_of(request, deps.authenticator, "features:write")
-    found = deps.uploads.put(tenant, await _body(request, DEFINITIONS_MAX_BYTES))
+    found = await deps.uploads.put(tenant, await _body(request, DEFINITIONS_MAX_BYTES))
     return FeatureServices(services=[service.info() for service in found.services.values()])
 
 
@@ -46,14 +46,15 @@ async def put_definitions(request: Request, deps: Dependencies) -> FeatureServic
 async def list_services(request: Request, deps: Dependencies) -> FeatureServices:
     """All feature services of the tenant."""
     tenant = tenant_of(request, deps.authenticator, "features:read")
-    return FeatureServices(services=[service.info() for service in deps.uploads.get(tenant).services.values()])
+    found = await deps.uploads.get(tenant)
+    return FeatureServices(services=[service.info() for service in found.services.values()])
 
 
 @router.get("/services/{name}")
 async def get_service(name: str, request: Request, deps: Dependencies) -> FeatureServiceInfo:
     """One feature service, with its fingerprint."""
     tenant = tenant_of(request, deps.authenticator, "features:read")
-    return deps.uploads.get(tenant).service(name).info()
+    return (await deps.uploads.get(tenant)).service(name).info()
 
 
 @router.post("/online")

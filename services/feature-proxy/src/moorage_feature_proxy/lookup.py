@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from moorage_common.clock import Clock
-from moorage_common.contracts.features import FeatureColumn, FeatureStatus, OnlineRequest, OnlineResponse
+from moorage_common.contracts.features import ROWS_MAX, FeatureColumn, FeatureStatus, OnlineRequest, OnlineResponse
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import BadRequest
 from moorage_feature_proxy.definitions import Service, View
@@ -16,8 +16,8 @@ from moorage_feature_proxy.online_store import OnlineStore, Read, Row
 from moorage_feature_proxy.uploads import Uploads
 from moorage_feature_proxy.values import decode, encode_entities
 
-ROWS_MAX = 10_000
-"""Rows a request may ask for."""
+CELLS_MAX = 100_000
+"""Rows times views of one request: what is read from the online store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Lookup:
     clock: Clock
 
     async def online(self, tenant: TenantId, request: OnlineRequest) -> OnlineResponse:
-        service = self.uploads.get(tenant).service(request.service)
+        service = (await self.uploads.get(tenant)).service(request.service)
         rows = row_count(service, request.entities)
         plans = [plan(tenant, view, request.entities) for view in service.views]
         replies = await self.store.read([p.read for p in plans])
@@ -67,8 +67,10 @@ def row_count(service: Service, entities: Mapping[str, Sequence[Any]]) -> int:
     if len(lengths) > 1:
         raise BadRequest("give as many values for each entity; the lists differ in length", code="entity_mismatch")
     rows = lengths.pop() if lengths else 0
-    if rows > ROWS_MAX:
-        raise BadRequest(f"{rows} rows, and at most {ROWS_MAX} in one request; split it", code="too_many_rows")
+    fit = min(ROWS_MAX, CELLS_MAX // max(len(service.views), 1))
+    if rows > fit:
+        message = f"{rows} rows, and at most {fit} of feature service {service.name!r} in one request; split it"
+        raise BadRequest(message, code="too_many_rows")
     return rows
 
 

@@ -1,5 +1,6 @@
 """Uploaded definitions in a directory: `<tenant>/registry.pb`, replaced atomically, parsed once per change."""
 
+import asyncio
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -8,34 +9,66 @@ from pathlib import Path
 from moorage_common.contracts.names import TenantId
 from moorage_feature_proxy.definitions import NO_DEFINITIONS, Definitions, checked, parse
 
+Stamp = tuple[int, int]
+"""Modification time (ns) and inode of a file."""
+
 
 @dataclass
 class Uploads:
-    """The definitions of all tenants. A file changed by another proxy on the same directory is read anew."""
+    """The definitions of all tenants. A file changed by another proxy on the same directory is read anew.
+
+    Definitions are parsed off the event loop, and one upload of a tenant at a time, so that no tenant's takes the
+    proxy from the others.
+    """
 
     directory: Path
-    _held: dict[TenantId, tuple[tuple[int, int], Definitions]] = field(default_factory=dict)
+    _held: dict[TenantId, tuple[Stamp, Definitions]] = field(default_factory=dict)
+    _turns: dict[TenantId, asyncio.Lock] = field(default_factory=dict)
+
+    async def get(self, tenant: TenantId) -> Definitions:
+        """The tenant's definitions; none before the first upload."""
+        known = self._known(tenant, self._stamp(tenant))
+        if known is not None:
+            return known
+        async with self._turn(tenant):
+            return await asyncio.to_thread(self._read, tenant)
+
+    async def put(self, tenant: TenantId, uploaded: bytes) -> Definitions:
+        """Check and keep an upload. Raises Unprocessable, and keeps what was there, where it is refused."""
+        async with self._turn(tenant):
+            return await asyncio.to_thread(self._replace, tenant, uploaded)
+
+    def _turn(self, tenant: TenantId) -> asyncio.Lock:
+        return self._turns.setdefault(tenant, asyncio.Lock())
 
     def _file(self, tenant: TenantId) -> Path:
         return self.directory / tenant / "registry.pb"
 
-    def get(self, tenant: TenantId) -> Definitions:
-        """The tenant's definitions; none before the first upload."""
-        file = self._file(tenant)
+    def _stamp(self, tenant: TenantId) -> Stamp | None:
         try:
-            status = file.stat()
+            status = self._file(tenant).stat()
         except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
+    def _known(self, tenant: TenantId, stamp: Stamp | None) -> Definitions | None:
+        """What needs no parsing: definitions held since `stamp`, or that there are none."""
+        if stamp is None:
             self._held.pop(tenant, None)
             return NO_DEFINITIONS
-        stamp = (status.st_mtime_ns, status.st_ino)
         held = self._held.get(tenant)
-        if held is None or held[0] != stamp:
-            held = (stamp, parse(file.read_bytes()))
-            self._held[tenant] = held
-        return held[1]
+        return held[1] if held is not None and held[0] == stamp else None
 
-    def put(self, tenant: TenantId, uploaded: bytes) -> Definitions:
-        """Check and keep an upload. Raises Unprocessable, and keeps what was there, where it is refused."""
+    def _read(self, tenant: TenantId) -> Definitions:
+        stamp = self._stamp(tenant)
+        known = self._known(tenant, stamp)
+        if known is not None or stamp is None:
+            return known or NO_DEFINITIONS
+        found = parse(self._file(tenant).read_bytes())
+        self._held[tenant] = (stamp, found)
+        return found
+
+    def _replace(self, tenant: TenantId, uploaded: bytes) -> Definitions:
         kept = checked(tenant, uploaded)
         file = self._file(tenant)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,4 +81,4 @@ class Uploads:
             except BaseException:
                 Path(new.name).unlink(missing_ok=True)
                 raise
-        return self.get(tenant)
+        return self._read(tenant)

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from moorage_common.contracts.model import Contract
 
+ROWS_MAX = 10_000
+"""Rows of entities in one request, to the feature-proxy or to a model with features."""
+
 FeatureStatus = Literal["present", "missing", "expired"]
 
 
