@@ -18,17 +18,18 @@ import skops.io
 import xgboost
 from onnx import TensorProto, helper
 from skl2onnx import to_onnx
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from moorage_common.contracts.desired import ArtifactRef, LoadSpec
-from moorage_common.contracts.tensors import Signature
+from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.errors import BadRequest, Unprocessable
 from moorage_runtime import v2
 from moorage_runtime.conform import conform
@@ -333,6 +334,22 @@ def test_a_vectorizer_that_opens_files_is_refused(tmp_path: Path) -> None:
     signature = infer_signature(model, [str(file)] * 2)
     with pytest.raises(Unprocessable, match="reads files"):
         load_model(tmp_path / "m", _spec("skops", signature))
+
+
+def test_a_vectorizer_that_opens_files_is_found_wherever_it_hides(tmp_path: Path) -> None:
+    hidden = CountVectorizer(input="filename", vocabulary=["one"])
+    in_a_set = FeatureUnion([("a", CountVectorizer(vocabulary=["one"]))]).fit(["one"])
+    in_a_set.transformer_list = {("a", hidden)}
+    in_a_wrapper = CalibratedClassifierCV(LogisticRegression(), cv=2).fit(np.eye(4), [0, 1, 0, 1])
+    in_a_wrapper.calibrated_classifiers_[0].estimator = make_pipeline(hidden, LogisticRegression())
+    for model, output in ((in_a_set, "transform"), (in_a_wrapper, "predict_proba")):
+        skops.io.dump(model, tmp_path / "m")
+        signature = Signature(
+            inputs=[TensorSpec(name="input", datatype="BYTES", shape=[-1])],
+            outputs=[TensorSpec(name=output, datatype="FP64", shape=[-1, 1])],
+        )
+        with pytest.raises(Unprocessable, match="reads files"):
+            load_model(tmp_path / "m", _spec("skops", signature))
 
 
 def test_an_archive_that_unpacks_beyond_the_cap_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage_common.contracts.features import FeatureColumn, OnlineResponse
+from moorage_common.contracts.features import ROWS_MAX, FeatureColumn, OnlineResponse
 from moorage_common.contracts.routes import Arm, FeatureJoin, RouteVersion
 from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.errors import BadRequest, Unprocessable
@@ -173,3 +173,13 @@ def test_missing_features_fail_by_name_or_take_the_default() -> None:
 def test_a_body_without_the_entities_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(BadRequest):
         features.entities_of({t["name"]: t for t in features.parse(body)["inputs"]}, JOIN)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [([[1], 2], "bad_inputs"), ([[[[[[[[[[1]]]]]]]]]], "bad_inputs"), ([0] * (ROWS_MAX + 1), "too_many_rows")],
+)
+def test_entities_that_would_cost_the_router_are_refused_before_any_work(data: list[object], code: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        features.entities_of({"sensor_id": {"data": data}}, FeatureJoin(entities={"sensor": "sensor_id"}))
+    assert refused.value.code == code

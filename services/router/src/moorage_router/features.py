@@ -8,13 +8,14 @@ signature does not know are dropped.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import orjson
 import structlog
 from pydantic import ValidationError
 
-from moorage_common.contracts.features import OnlineRequest, OnlineResponse
+from moorage_common.contracts.features import ROWS_MAX, OnlineRequest, OnlineResponse
 from moorage_common.contracts.routes import FeatureJoin, RouteVersion
 from moorage_common.contracts.tensors import TensorSpec
 from moorage_common.errors import BadRequest, Internal, MoorageError, Unavailable, Unprocessable
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 Inputs = dict[str, dict[str, Any]]
 _NAMED_MISSES = 8
+_DEEPEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ def entities_of(inputs: Inputs, join: FeatureJoin) -> dict[str, list[Any]]:
         sizes = ", ".join(f"{join.entities[key]}: {len(values)}" for key, values in entities.items())
         message = f"the entity inputs need the same number of rows ({sizes})"
         raise BadRequest(message, code="entity_rows_differ")
+    if any(len(values) > ROWS_MAX for values in entities.values()):
+        message = f"a model with features takes at most {ROWS_MAX} rows in one request; split it"
+        raise BadRequest(message, code="too_many_rows")
     return entities
 
 
@@ -87,9 +92,16 @@ def joined(request: dict[str, Any], join: FeatureJoin, spec: RouteVersion, colum
 
 
 def _flat(data: list[Any]) -> list[Any]:
-    while data and isinstance(data[0], list):
-        data = [item for part in data for item in (part if isinstance(part, list) else [part])]
-    return data
+    """Nested data as one list. Raises BadRequest for ragged data or more than 8 levels."""
+    for _level in range(_DEEPEST):
+        if not data or not isinstance(data[0], list):
+            return data
+        if not all(isinstance(part, list) for part in data):
+            message = "the data is ragged: every row needs the same form"
+            raise BadRequest(message, code="bad_inputs")
+        data = list(chain.from_iterable(data))
+    message = f"the data is nested more than {_DEEPEST} levels deep"
+    raise BadRequest(message, code="bad_inputs")
 
 
 def _short(feature: str) -> str:
@@ -138,6 +150,7 @@ def filled(
     by_name = {column.name: column for column in response.columns}
     filled_in: dict[str, Column] = {}
     missing: list[str] = []
+    misses = 0
     for name in wanted:
         column = by_name.get(name)
         if column is None:
@@ -148,11 +161,14 @@ def filled(
             if status == "present" and values[row] is not None:
                 continue
             values[row] = join.default
-            missing.append(f"{name} of {', '.join(f'{key}={rows[row]}' for key, rows in entities.items())} ({status})")
+            misses += 1
+            if misses <= _NAMED_MISSES:
+                of = ", ".join(f"{key}={rows[row]}" for key, rows in entities.items())
+                missing.append(f"{name} of {of} ({status})")
         filled_in[name] = Column(values)
     if missing and join.on_miss == "fail":
-        more = f" and {len(missing) - _NAMED_MISSES} more" if len(missing) > _NAMED_MISSES else ""
-        message = f"missing features: {'; '.join(missing[:_NAMED_MISSES])}{more}"
+        more = f" and {misses - _NAMED_MISSES} more" if misses > _NAMED_MISSES else ""
+        message = f"missing features: {'; '.join(missing)}{more}"
         raise Unprocessable(message, code="features_missing")
     return filled_in
 

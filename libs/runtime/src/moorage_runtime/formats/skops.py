@@ -71,7 +71,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _parts(estimator: Any) -> Iterator[Any]:
-    """The estimator and all estimators inside it, fitted copies included."""
+    """Every object inside the estimator, whatever holds it: what one holder hides, a method of it may still call."""
     seen: set[int] = set()
     level = [estimator]
     while level:
@@ -80,14 +80,16 @@ def _parts(estimator: Any) -> Iterator[Any]:
             continue
         seen.add(id(part))
         if isinstance(part, dict):
+            level.extend(part.keys())
             level.extend(part.values())
-        elif isinstance(part, list | tuple):
+        elif isinstance(part, list | tuple | set | frozenset):
             level.extend(part)
-        elif isinstance(part, np.ndarray) and part.dtype.kind == "O":
-            level.extend(part.ravel().tolist())
-        elif hasattr(part, "get_params") or hasattr(part, "predict"):
+        elif isinstance(part, np.ndarray):
+            if part.dtype.kind == "O":
+                level.extend(part.ravel().tolist())
+        elif isinstance(getattr(part, "__dict__", None), dict):
             yield part
-            level.extend(getattr(part, "__dict__", {}).values())
+            level.extend(part.__dict__.values())
 
 
 def _restrain(estimator: Any, threads: int) -> None:
