@@ -287,3 +287,16 @@ async def test_everything_starts_before_the_server_does(tmp_path: Path) -> None:
         with nats_server(tmp_path / "nats", port):
             await eventually(lambda: reader.entries == {"k": entry(1)})
             await rig.stack.aclose()
+
+
+async def test_an_entry_too_large_for_the_bus_stops_neither_the_heartbeat_nor_the_others(rig: Rig) -> None:
+    bus = await rig.bus()
+    await bus.wait()
+    beyond, at_the_edge = bus.client.max_payload + 1, bus.client.max_payload - 100
+    rig.rows = {"huge": entry(5, "x" * beyond), "edge": entry(5, "x" * at_the_edge), "k": entry(5)}
+    writer, reader = await rig.writer(), await rig.reader()
+    await eventually(lambda: set(reader.entries) == {"k"} and reader.synced.is_set())
+    assert await rig.change(writer, "huge", entry(6, "x" * beyond)), "a put that can never succeed asks to be repeated"
+    await rig.change(writer, "k", entry(6))
+    await eventually(lambda: reader.entries["k"] == entry(6) and reader.silence_s() < 1.0)
+    assert set(reader.entries) == {"k"}

@@ -27,6 +27,28 @@ async def test_an_artifact_comes_back_byte_by_byte_through_its_signed_url(platfo
     assert answer.content == content
     for broken in (url[:-1] + ("0" if url[-1] != "0" else "1"), url.replace("expires=1", "expires=2")):
         assert (await platform.operator.http.get(broken)).status_code == 403
+    foreign = url.split("signature=")[0] + "signature=%C3%A9"
+    assert (await platform.operator.http.get(foreign)).status_code == 403
+
+
+async def test_a_tenants_artifacts_have_a_share_of_the_disk(settings: Settings) -> None:
+    async with platform_of(settings.model_copy(update={"max_tenant_artifact_bytes": 10})) as platform:
+        demo, other = await platform.tenant(), await platform.tenant()
+        await demo.upload(b"sixsix")
+        await demo.upload(b"sixsix")
+        answer = await demo.call("PUT", f"/v1/artifacts/{digest_of(b'fives')}", content=b"fives")
+        assert (answer.status_code, answer.json()["code"]) == (413, "artifact_quota")
+        await demo.upload(b"four")
+        await other.upload(b"fives")
+
+
+async def test_a_model_has_a_bounded_number_of_versions_pending(demo: Caller) -> None:
+    digest = await demo.upload(b"weights")
+    body = {"artifact_digest": digest, "format": "onnx", "signature": SIGNATURE, "force_new": True}
+    for _ in range(16):
+        await demo.ok("POST", "/v1/models/digits/versions", json=body)
+    answer = await demo.call("POST", "/v1/models/digits/versions", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "too_many_pending")
 
 
 async def test_bytes_of_another_digest_are_refused_and_leave_nothing(platform: Platform, demo: Caller) -> None:
@@ -35,16 +57,16 @@ async def test_bytes_of_another_digest_are_refused_and_leave_nothing(platform: P
     assert stored_files(platform.settings) == []
 
 
-async def test_an_artifact_too_large_is_refused_whether_announced_or_streamed(platform: Platform, demo: Caller) -> None:
+async def test_an_artifact_too_large_or_of_no_told_length_is_refused(platform: Platform, demo: Caller) -> None:
     content = b"x" * (platform.settings.max_artifact_bytes + 1)
 
     async def streamed() -> AsyncIterator[bytes]:
         for start in range(0, len(content), 1 << 16):
             yield content[start : start + (1 << 16)]
 
-    for body in (content, streamed()):
+    for body, refused in ((content, (413, "artifact_too_large")), (streamed(), (400, "length_required"))):
         answer = await demo.call("PUT", f"/v1/artifacts/{digest_of(content)}", content=body)
-        assert (answer.status_code, answer.json()["code"]) == (413, "artifact_too_large")
+        assert (answer.status_code, answer.json()["code"]) == refused
     assert stored_files(platform.settings) == []
 
 
@@ -120,10 +142,14 @@ async def test_a_signature_that_makes_no_sense_is_refused(demo: Caller) -> None:
         [{**good, "shape": [0]}],
         [{**good, "datatype": "FP31"}],
         [{**good, "columns": ["a", "b"]}],
+        [{**good, "labels": ["x" * 100] * 400}],
     ):
         signature = {**SIGNATURE, "inputs": inputs}
         body = {"artifact_digest": digest, "format": "onnx", "signature": signature}
         assert (await demo.call("POST", "/v1/models/digits/versions", json=body)).status_code == 422, inputs
+    for libraries in ({"x" * 129: "1"}, {"x": "1" * 129}):
+        body = {"artifact_digest": digest, "format": "onnx", "signature": SIGNATURE, "libraries": libraries}
+        assert (await demo.call("POST", "/v1/models/digits/versions", json=body)).status_code == 422
 
 
 async def test_a_body_over_one_mebibyte_of_json_is_refused(demo: Caller) -> None:

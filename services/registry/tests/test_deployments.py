@@ -155,6 +155,14 @@ async def test_the_gpu_share_of_a_tenant_holds_over_all_its_deployments(demo: Ca
     assert answer.json()["code"] == "gpu_quota"
 
 
+async def test_shares_count_the_most_replicas_that_may_run(demo: Caller) -> None:
+    await demo.push("digits", b"one")
+    for gpu_milli, most, code in ((1000, 3, "gpu_quota"), (0, 65, "replica_quota"), (1000, 2, None), (0, 64, None)):
+        version = {"version": 1, "resources": {"gpu_milli": gpu_milli}, "scaling": {"min": 0, "max": most}}
+        answer = await demo.call("PUT", PATH, json={"versions": [version]})
+        assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
+
+
 @given(
     st.lists(st.integers(0, 10_000), min_size=1, max_size=8),
     st.sets(st.integers(0, 7)),

@@ -27,6 +27,8 @@ SILENCE_S = 3.0
 """A reader that has seen no heartbeat for this long opens a new watch."""
 RECONCILE_S = 30.0
 _PUTS_AT_ONCE = 64
+_HEADERS_BYTES = 1024
+"""Room for the headers of a put: the server counts them, and drops the connection over too large a message."""
 
 OnChange = Callable[[str, Versioned], None]
 Source = Callable[[], Awaitable[Mapping[str, Versioned]]]
@@ -176,7 +178,10 @@ class BucketWriter:
     _dirty: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def put(self, key: str, entry: Versioned) -> bool:
-        """Write `entry` unless the bucket holds a newer one. False when the bus is away: `run` makes up for it."""
+        """Write `entry` unless the bucket holds a newer one. False when the bus is away: `run` makes up for it.
+
+        An entry over NATS's largest message is logged and left out.
+        """
         if not self.bus.connected:
             self._dirty.set()
             return False
@@ -190,6 +195,10 @@ class BucketWriter:
 
     async def _put(self, kv: KeyValue, key: str, entry: Versioned) -> None:
         payload = entry.model_dump_json().encode()
+        if len(payload) + _HEADERS_BYTES > self.bus.client.max_payload:
+            # Never fits, so neither tried again nor let stop the heartbeat and the other keys.
+            log.error("entry too large, left out", bucket=self.bucket, key=key, size_bytes=len(payload))
+            return
         for _attempt in range(5):
             try:
                 held = await kv.get(key)

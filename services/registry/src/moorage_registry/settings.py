@@ -18,6 +18,9 @@ class Settings(ServiceSettings):
     pepper: SecretStr = Field(min_length=16, description="Secret that key digests and signed URLs derive from.")
     artifact_dir: Path = Field(description="Directory that holds the artifacts, one folder a tenant.")
     max_artifact_bytes: int = Field(default=2 * 1024**3, gt=0, description="Largest artifact taken in, in bytes.")
+    max_tenant_artifact_bytes: int = Field(
+        default=20 * 1024**3, gt=0, description="Bytes that the artifacts of one tenant may have together."
+    )
     public_url: str = Field(description="Base URL that replica hosts and people reach this registry by.")
     router_url: str = Field(default="", description="Base URL of the router, named in a deployment's status.")
     feature_proxy_url: str = Field(default="", description="Base URL of the feature-proxy; empty where there is none.")

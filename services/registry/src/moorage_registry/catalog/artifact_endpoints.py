@@ -6,12 +6,12 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from moorage_common.contracts.names import Name, TenantId
-from moorage_common.errors import NotFound
+from moorage_common.errors import BadRequest, NotFound, TooLarge
 from moorage_registry.access import require, signed_url
 from moorage_registry.catalog.models import DIGEST_PATTERN, Artifact
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.service import CatalogService
-from moorage_registry.deps import RegistryDep
+from moorage_registry.deps import Registry, RegistryDep
 from moorage_registry.keys.service import Principal
 
 router = APIRouter(prefix="/artifacts")
@@ -24,11 +24,27 @@ def _absent(digest: str) -> NotFound:
     return NotFound(f"there is no artifact {digest}", code="artifact_not_found")
 
 
+async def _check_room(registry: Registry, tenant: TenantId, digest: str, announced: int) -> None:
+    """Raises TooLarge when the tenant's artifacts would be more than its share. What is stored takes no more room."""
+    async with registry.db.read() as session:
+        rows = CatalogRepository(session)
+        if await rows.artifact(tenant, digest) is not None:
+            return
+        stored = await rows.stored_bytes(tenant)
+    most = registry.settings.max_tenant_artifact_bytes
+    if stored + announced > most:
+        message = f"this tenant's artifacts have {stored} bytes and may have {most}; ask the operator for more"
+        raise TooLarge(message, code="artifact_quota")
+
+
 @router.put("/{digest}")
 async def put_artifact(digest: Digest, request: Request, principal: Pusher, registry: RegistryDep) -> JSONResponse:
     """Stored and durable before the row is written: a row's blob is always there."""
     length = request.headers.get("content-length")
-    announced = int(length) if length is not None and length.isdigit() else None
+    if length is None or not length.isdecimal():
+        raise BadRequest("say how large the artifact is with a Content-Length", code="length_required")
+    announced = int(length)
+    await _check_room(registry, principal.tenant, digest, announced)
     size_bytes = await registry.blobs.save(principal.tenant, digest, request.stream(), announced)
     artifact = Artifact(digest=digest, size_bytes=size_bytes)
     async with registry.work(principal) as work:

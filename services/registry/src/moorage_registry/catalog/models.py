@@ -1,6 +1,6 @@
 """What is said about models, versions and artifacts over HTTP."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +8,8 @@ from moorage_common.contracts.tensors import Signature
 from moorage_registry.instants import Instant
 
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+
+Short = Annotated[str, Field(max_length=128)]
 
 VersionState = Literal["uploaded", "validating", "ready", "rejected"]
 
@@ -28,7 +30,7 @@ class NewVersion(BaseModel):
     artifact_digest: str = Field(pattern=DIGEST_PATTERN)
     format: str = Field(max_length=32)
     signature: Signature
-    libraries: dict[str, str] = Field(default={}, max_length=64)
+    libraries: dict[Short, Short] = Field(default={}, max_length=64)
     examples_digest: str | None = Field(default=None, pattern=DIGEST_PATTERN)
     feature_service: str | None = Field(default=None, min_length=1, max_length=128)
     force_new: bool = False

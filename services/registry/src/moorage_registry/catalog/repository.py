@@ -25,6 +25,11 @@ class CatalogRepository:
     async def artifact(self, tenant: TenantId, digest: str) -> ArtifactRow | None:
         return await self._session.get(ArtifactRow, (tenant, digest))
 
+    async def stored_bytes(self, tenant: TenantId) -> int:
+        """Bytes of all the tenant's artifacts."""
+        query = select(func.coalesce(func.sum(ArtifactRow.size_bytes), 0)).where(ArtifactRow.tenant == tenant)
+        return int(await self._session.scalar(query) or 0)
+
     async def sizes(self, tenant: TenantId, digests: set[str]) -> dict[str, int]:
         """Bytes of each of the tenant's artifacts among `digests`."""
         query = select(ArtifactRow.digest, ArtifactRow.size_bytes)

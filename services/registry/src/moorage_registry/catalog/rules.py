@@ -8,6 +8,9 @@ from moorage_common.contracts.tensors import DATA_FORMATS, Signature, TensorSpec
 
 TENSORS_MAX = 64
 RANK_MAX = 8
+SIGNATURE_BYTES_MAX = 32 * 1024
+PENDING_MAX = 16
+"""Versions of a model that may await validation at once."""
 
 _WAYS_OUT = {
     "pickle": "loading a pickle runs whatever code it holds",
@@ -32,6 +35,9 @@ def format_fault(name: str) -> str | None:
 
 def signature_fault(signature: Signature) -> str | None:
     """What is wrong with a signature, or None."""
+    size_bytes = len(signature.model_dump_json().encode())
+    if size_bytes > SIGNATURE_BYTES_MAX:
+        return f"the signature has {size_bytes} bytes of JSON; at most {SIGNATURE_BYTES_MAX} are taken"
     for side, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs)):
         if not 1 <= len(tensors) <= TENSORS_MAX:
             return f"the signature has {len(tensors)} {side}; give 1 to {TENSORS_MAX}"

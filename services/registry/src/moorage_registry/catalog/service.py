@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from moorage_common.contracts.desired import ValidationResult
 from moorage_common.contracts.features import FeatureServiceInfo
 from moorage_common.contracts.request_id import new_ulid
-from moorage_common.errors import NotFound, Unprocessable
+from moorage_common.errors import Conflict, NotFound, Unprocessable
 from moorage_registry.catalog import rules
 from moorage_registry.catalog.models import Artifact, Model, NewVersion, Validation, Version
 from moorage_registry.catalog.repository import PENDING, CatalogRepository
@@ -90,6 +90,7 @@ class CatalogService:
             equal = await self._rows.equal_version(self.work.tenant, model, content)
             if equal is not None:
                 return version_of(equal, size_bytes), False
+        await self._check_pending(model)
         owner.last_version += 1
         owner.revision += 1
         row = self._new_row(owner, wanted, service, content)
@@ -130,6 +131,12 @@ class CatalogService:
             max_abs_diff=row.max_abs_diff,
         )
         return True
+
+    async def _check_pending(self, model: str) -> None:
+        pending = sum(row.state in PENDING for row in await self._rows.versions(self.work.tenant, model))
+        if pending >= rules.PENDING_MAX:
+            message = f"{pending} versions of {model} await validation, the most at once; push again when some are done"
+            raise Conflict(message, code="too_many_pending")
 
     async def _size_of(self, digest: str) -> int:
         artifact = await self._rows.artifact(self.work.tenant, digest)

@@ -27,7 +27,7 @@ class ArtifactUrls:
 
     def check(self, tenant: str, digest: str, expires: int, signature: str, now: float) -> None:
         """Raises Forbidden when the URL was not signed here or has expired."""
-        if not hmac.compare_digest(self._signature(tenant, digest, expires), signature):
+        if not hmac.compare_digest(self._signature(tenant, digest, expires).encode(), signature.encode()):
             raise Forbidden("this artifact URL was not signed by this registry", code="bad_signature")
         if expires <= now:
             message = "this artifact URL has expired; read the desired state again"

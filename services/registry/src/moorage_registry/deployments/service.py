@@ -26,6 +26,9 @@ from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, Traf
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.work import Work
 
+REPLICAS_A_TENANT = 64
+"""The most replicas that the deployments of a tenant may grow to together."""
+
 
 def no_deployment(model: str) -> NotFound:
     return NotFound(f"{model} is not deployed; PUT /v1/deployments/{model} deploys it", code="deployment_not_found")
@@ -114,7 +117,7 @@ class Planner:
         states = {v.number: v.state for v in versions}
         after = plan.settle(spec, model, states)
         _check_features(after.features, [v for v in versions if v.number in after.numbers()])
-        await self._check_gpu(model, after)
+        await self._check_quota(model, after)
         row = await rows.get(self.tenant, model)
         traffic = await rows.traffic(self.tenant, model) if row is not None else None
         before = await rows.revision(self.tenant, row) if row is not None and not row.deleted else None
@@ -127,23 +130,27 @@ class Planner:
             arms_after = plan.kept_arms(arms_before, after.numbers())
         return Planned(owner, row, traffic, before, after, arms_before, arms_after)
 
-    async def _check_gpu(self, model: str, after: Revision) -> None:
-        """Raises Unprocessable when the least that the tenant's deployments need is more than its share."""
+    async def _check_quota(self, model: str, after: Revision) -> None:
+        """Raises Unprocessable when the most that the tenant's deployments may run is more than its share."""
         tenant = await TenantRepository(self.session).get(self.tenant)
         if tenant is None:
             return
         current = await DeploymentRepository(self.session).current(self.tenant) | {model: after}
-        least = sum(_least_gpu_milli(revision) for revision in current.values())
-        if least > tenant.gpu_milli:
+        versions = [version for revision in current.values() for version in revision.versions]
+        replicas = sum(v.scaling.max for v in versions)
+        if replicas > REPLICAS_A_TENANT:
             message = (
-                f"this tenant's deployments would need at least {least / 1000:g} GPU and its share is "
-                f"{tenant.gpu_milli / 1000:g}; lower scaling.min or resources, or ask the operator for more"
+                f"this tenant's deployments could grow to {replicas} replicas and {REPLICAS_A_TENANT} is the most; "
+                "lower scaling.max"
+            )
+            raise Unprocessable(message, code="replica_quota")
+        most = sum(v.scaling.max * v.resources.gpu_milli * v.resources.devices for v in versions)
+        if most > tenant.gpu_milli:
+            message = (
+                f"this tenant's deployments could grow to {most / 1000:g} GPU and its share is "
+                f"{tenant.gpu_milli / 1000:g}; lower scaling.max or resources, or ask the operator for more"
             )
             raise Unprocessable(message, code="gpu_quota")
-
-
-def _least_gpu_milli(revision: Revision) -> int:
-    return sum(v.scaling.min * v.resources.gpu_milli * v.resources.devices for v in revision.versions)
 
 
 def _check_owner(model: str, traffic: TrafficRow, spec: DeploymentSpec, after: Revision) -> None:
