@@ -104,6 +104,19 @@ async def test_limits_are_published(platform: Platform, demo: Caller, watched: d
     assert TenantLimits.model_validate(entry.value).tenant == demo.tenant
 
 
+async def shows_its_replica(demo: Caller) -> None:
+    """Status, logs and metrics tell the tenant of its ready replica."""
+
+    async def status() -> Any:
+        found = await demo.ok("GET", "/v1/deployments/digits/status")
+        return found if found["ready"] else None
+
+    assert (await eventually(status))["ready"] == {"1": 1}
+    assert (await demo.ok("GET", "/v1/deployments/digits/logs"))["lines"] == ["loaded digits"]
+    metrics = (await demo.call("GET", "/v1/metrics")).text
+    assert f'moorage_gpu_milli_held{{model="digits",tenant="{demo.tenant}",version="1"}} 500.0' in metrics
+
+
 async def test_from_push_to_ready_to_routed_to_deleted(
     platform: Platform, demo: Caller, watched: dict[str, Watched], bus: Bus
 ) -> None:
@@ -145,15 +158,7 @@ async def test_from_push_to_ready_to_routed_to_deleted(
 
     ready = ReplicaStatus(host_id="h1", version=1, state="ready", gpu_milli=500, devices=[0])
     await scheduler.report(replicas=[ready], log_lines=["loaded digits"])
-
-    async def status() -> Any:
-        found = await demo.ok("GET", "/v1/deployments/digits/status")
-        return found if found["ready"] else None
-
-    assert (await eventually(status))["ready"] == {"1": 1}
-    assert (await demo.ok("GET", "/v1/deployments/digits/logs"))["lines"] == ["loaded digits"]
-    metrics = (await demo.call("GET", "/v1/metrics")).text
-    assert f'moorage_gpu_milli_held{{model="digits",tenant="{demo.tenant}",version="1"}} 500.0' in metrics
+    await shows_its_replica(demo)
     await scheduler.report(replicas=[ready.model_copy(update={"restarts": 1})])
 
     async def lost() -> bool:
