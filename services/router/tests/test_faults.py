@@ -53,6 +53,21 @@ async def test_an_answer_lost_on_one_host_is_fetched_from_another(
     assert len(other_host.seen) == 40
 
 
+async def test_a_dying_only_host_that_still_takes_connections_is_left_alone_until_its_successor_is_there(
+    router: RunningRouter, desired: Desired, host: FakeHost
+) -> None:
+    key = await one_version(router, desired, host)
+    host.behaviour = break_off
+    waiting = asyncio.create_task(router.infer(key))
+    await until(lambda: host.seen)
+    successor = FakeHost(host.host_id, token="token-2", generation="generation-2")
+    await successor.start()
+    await desired.host(successor, 1)
+    assert (await waiting).status_code == 200
+    assert len(host.seen) == 1
+    await successor.kill()
+
+
 async def test_killing_one_of_two_hosts_under_load_loses_nothing(
     router: RunningRouter, desired: Desired, host: FakeHost, other_host: FakeHost
 ) -> None:

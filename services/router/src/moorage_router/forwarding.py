@@ -70,6 +70,7 @@ class Forwarder:
                 self._again(attempt, Failure.NOT_SENT, host, str(error))
                 continue
             except AnswerLost as error:
+                self._endpoints.eject(host)  # a dying process still takes connections, and loses those as well
                 self._again(attempt, Failure.LOST, host, str(error))
                 continue
             except Overdue as error:
