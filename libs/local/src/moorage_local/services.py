@@ -168,7 +168,6 @@ def _router(plan: Plan, listener: int) -> dict[str, str]:
         "MOORAGE_REDIS_URL": plan.redis_url,
         "MOORAGE_STATE_DIR": str(plan.state / "router"),
         "MOORAGE_FEATURE_PROXY_URL": plan.feature_proxy_url,
-        "MOORAGE_REGISTRY_URL": plan.registry_url,
     }
 
 
