@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import uvicorn
 
 from moorage_common import api_keys
 from moorage_common.bus import Bus
@@ -28,7 +27,6 @@ from moorage_common.errors import MoorageError
 from moorage_common.kv import BucketWriter
 from moorage_common.testing.servers import free_port
 from moorage_router.app import RouterApp
-from moorage_router.protocol import RouterProtocol
 from moorage_router.settings import RouterSettings
 
 PEPPER = "pepper-of-the-tests"
@@ -260,23 +258,17 @@ class RunningRouter:
 async def serving(settings: RouterSettings) -> AsyncIterator[RunningRouter]:
     """Serve in this loop, as `__main__` does, without the operations port."""
     app = RouterApp(settings)
-    config = uvicorn.Config(
-        app, http=RouterProtocol, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        await until(lambda: server.started or task.done(), "the server")
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield RunningRouter(app, client, port)
-    finally:
-        server.should_exit = True
-        await task
+    stop = asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        task = asyncio.create_task(app.run(listener, stop))
+        try:
+            await until(lambda: app.server is not None or task.done(), "the server")
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                yield RunningRouter(app, client, port)
+        finally:
+            stop.set()
+            await task
 
 
 class RouterProcess:

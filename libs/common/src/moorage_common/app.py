@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import signal
-import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import structlog
@@ -105,19 +104,39 @@ def _server(app: Any, host: str, port: int, **options: Any) -> _Server:
     return _Server(config)
 
 
+@contextlib.asynccontextmanager
+async def told_to_stop() -> AsyncIterator[asyncio.Event]:
+    """An event that SIGTERM or SIGINT sets."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    yield stop
+
+
+@contextlib.asynccontextmanager
+async def serving_operations(operations: FastAPI, settings: ServiceSettings) -> AsyncIterator[None]:
+    """Serve the operations port while the block runs."""
+    side = _server(operations, settings.ops_host, settings.ops_port, lifespan="off")
+    task = asyncio.create_task(side.serve(), name="operations")
+    try:
+        yield
+    finally:
+        side.should_exit = True
+        await task
+
+
 async def serve(
     app: Any,
     operations: FastAPI,
     settings: ServiceSettings,
     *,
-    listener: socket.socket | None = None,
     on_stop: Callable[[], None] | None = None,
     **options: Any,
 ) -> None:
     """Serve `app` and the operations port until SIGTERM or SIGINT, then drain both.
 
     Args:
-        listener: an already listening socket to take connections from instead of `host:port`.
         on_stop: called once told to stop, before draining: endless answers should end.
         options: of uvicorn's Config, for `app` alone.
     """
@@ -133,8 +152,7 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    sockets = [listener] if listener is not None else None
     async with asyncio.TaskGroup() as group:
-        main_task = group.create_task(main.serve(sockets=sockets))
+        main_task = group.create_task(main.serve())
         group.create_task(side.serve())
         main_task.add_done_callback(lambda _task: stop())

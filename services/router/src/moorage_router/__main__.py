@@ -1,24 +1,30 @@
 """`python -m moorage_router`."""
 
+import gc
 import socket
-from typing import Any
 
 import uvloop
 
 from moorage_common import logs
-from moorage_common.app import serve
-from moorage_router.app import RouterApp
-from moorage_router.protocol import RouterProtocol
+from moorage_router.app import serve
 from moorage_router.settings import RouterSettings
 
 
 def main() -> None:
     settings = RouterSettings()
     logs.configure("router", level=settings.log_level, log_format=settings.log_format)
-    app = RouterApp(settings)
-    listener = socket.socket(fileno=settings.listen_fd) if settings.listen_fd is not None else None
-    options: dict[str, Any] = {"http": RouterProtocol, "ws": "none", "proxy_headers": False, "timeout_keep_alive": 75}
-    uvloop.run(serve(app, app.operations(), settings, listener=listener, **options))
+    # What was imported stays; requests leave no cycles, so looking for them often only costs time.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    with _listener(settings) as listener:
+        uvloop.run(serve(settings, listener))
+
+
+def _listener(settings: RouterSettings) -> socket.socket:
+    if settings.listen_fd is not None:
+        return socket.socket(fileno=settings.listen_fd)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
 
 
 if __name__ == "__main__":

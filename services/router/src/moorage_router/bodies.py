@@ -4,69 +4,54 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from moorage_common.errors import TooLarge
 
-KEPT_BYTES = 256 * 1024
-"""A body up to this size is kept, so that a lost call can be made again."""
-
-NextPart = Callable[[], Awaitable[tuple[bytes, bool]]]
-"""The next part of a body and whether more follow. Raises ClientGone."""
+NextPart = Callable[[], Awaitable[bytes | None]]
+"""The next part of a body, None after its end. Raises ClientGone."""
 
 
 class StreamedBody:
     """A large body. `length` is None when the caller did not say; `started` once a part was passed on."""
 
-    def __init__(self, first: bytes, next_part: NextPart, length: int | None, most: int) -> None:
+    def __init__(self, next_part: NextPart, length: int | None, most: int) -> None:
         self.length = length
         self.started = False
-        self.size = len(first)
-        self._first = first
+        self.size = 0
         self._next_part = next_part
         self._most = most
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The parts, once. Raises TooLarge or ClientGone."""
         self.started = True
-        part, more = self._first, True
-        self._first = b""
-        while True:
-            if part:
-                yield part
-            if not more:
-                return
-            part, more = await self._next_part()
+        while (part := await self._next_part()) is not None:
             self.size += len(part)
             if self.size > self._most:
                 raise too_large(self._most)
+            yield part
 
 
 class IncomingBody:
-    """A body not read yet. `length` is what the caller announced, bytes."""
+    """A body, whole if it is small. `length` is what the caller announced, bytes."""
 
-    __slots__ = ("_next_part", "length")
+    __slots__ = ("_next_part", "length", "whole")
 
-    def __init__(self, next_part: NextPart, length: int | None) -> None:
-        self._next_part = next_part
+    def __init__(self, whole: bytes | None, next_part: NextPart, length: int | None) -> None:
+        self.whole = whole
         self.length = length
+        self._next_part = next_part
 
-    async def read(self, most: int, *, kept: int = KEPT_BYTES) -> bytes | StreamedBody:
-        """The whole body if it has at most `kept` bytes. Raises TooLarge above `most`."""
+    def take(self, most: int) -> bytes | StreamedBody:
+        """The whole body if it is here, else its stream. Raises TooLarge above `most`."""
+        whole = self.whole
+        if whole is not None:
+            if len(whole) > most:
+                raise too_large(most)
+            return whole
         if self.length is not None and self.length > most:
             raise too_large(most)
-        part, more = await self._next_part()
-        if not more and len(part) <= most:
-            return part
-        parts, size = [part], len(part)
-        while more and size <= min(kept, most):
-            part, more = await self._next_part()
-            parts.append(part)
-            size += len(part)
-        if size > most:
-            raise too_large(most)
-        whole = b"".join(parts)
-        return StreamedBody(whole, self._next_part, self.length, most) if more else whole
+        return StreamedBody(self._next_part, self.length, most)
 
     async def read_whole(self, most: int) -> bytes:
         """The whole body. Raises TooLarge above `most`."""
-        body = await self.read(most, kept=most)
+        body = self.take(most)
         return body if isinstance(body, bytes) else b"".join([part async for part in body.chunks()])
 
 

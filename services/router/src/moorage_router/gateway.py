@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from moorage_common import trace
 from moorage_common.contracts.keys import KeyRecord, TenantLimits
@@ -12,49 +13,52 @@ from moorage_common.errors import MoorageError, NotFound
 from moorage_common.key_table import require_scope
 from moorage_router.auth import Authenticator
 from moorage_router.bodies import IncomingBody, StreamedBody
+from moorage_router.calls import Call
 from moorage_router.features import FeatureJoiner
 from moorage_router.forwarding import Attempt, Forwarder
 from moorage_router.limits.limiter import Limiter, Tenant
 from moorage_router.replies import Outcome, outcome_of
 from moorage_router.routes import RouteTable, ServedRoute, ServedVersion
-from moorage_router.upstream import Headers, Reply, UpstreamError
+from moorage_router.upstream import Reply as HostReply
+from moorage_router.upstream import UpstreamError
 from moorage_router.usage import UsageMeter
 
 
-@dataclass(slots=True)
 class InferCall:
-    """A request for inference.
+    """A request for inference: what its head asks, its body, and its id as soon as the version is known."""
 
-    Attributes:
-        tenant: from the base path `/t/<tenant>`, None without one.
-        version: from the path, None to let the split choose.
-        passed_on: headers for the host, encoded as they go out.
-        request_id: set as soon as the version is known.
-    """
+    __slots__ = ("asks", "body", "request_id")
 
-    authorization: bytes | None
-    tenant: str | None
-    model: str
-    version: str | None
-    passed_on: bytes
-    json_only: bool
-    traceparent: str | None
-    body: IncomingBody
-    request_id: str = ""
+    def __init__(self, asks: Call, body: IncomingBody) -> None:
+        self.asks = asks
+        self.body = body
+        self.request_id = ""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What goes back to the caller; `parts` follow `body` when the answer is long."""
+    """What goes back to the caller.
+
+    Attributes:
+        fields: header lines, encoded, without those of framing.
+        body: the whole of it unless `parts` is set.
+        parts: the whole of a long one, part by part.
+        length: bytes in all; None where the host did not say.
+    """
 
     status: int
-    headers: Headers
+    fields: bytes
     body: bytes
-    parts: AsyncIterator[bytes] | None
+    parts: AsyncIterator[bytes] | None = None
+    length: int | None = None
 
 
-Respond = Callable[[Answer], Awaitable[int]]
-"""Send an answer; returns the bytes of its body. Raises UpstreamError when a long answer breaks off."""
+class Reply(Protocol):
+    """The way back to the caller."""
+
+    async def send(self, answer: Answer) -> int:
+        """Send an answer; the bytes of its body. Raises UpstreamError when a long answer breaks off."""
+        ...
 
 
 class Gateway:
@@ -79,13 +83,14 @@ class Gateway:
         self._usage = usage
         self._secret = request_id_secret
 
-    async def infer(self, call: InferCall, respond: Respond) -> None:
-        """Answer one call through `respond`. Raises MoorageError for a refusal."""
+    async def infer(self, call: InferCall, reply: Reply) -> None:
+        """Answer one call through `reply`. Raises MoorageError for a refusal."""
         started = time.monotonic()
-        principal, route = self.authorize(call.authorization, call.tenant, call.model)
+        asks = call.asks
+        principal, route = self.authorize(asks.authorization, asks.tenant, asks.model)
         tenant = self._tenant(principal.tenant)
         await self._limits.admit(tenant)
-        served = route.version(call.version, random.random())  # noqa: S311 - a share of traffic, not a secret
+        served = route.version(asks.version, random.random())  # noqa: S311 - a share of traffic, not a secret
         call.request_id = self._request_id(served)
         outcome = Outcome()
         tenant.in_flight += 1
@@ -94,11 +99,10 @@ class Gateway:
         try:
             deadline = started + route.deadline_s
             body = await self._body(call, tenant, served, deadline)
-            attempt = Attempt(served, body, self._head_tail(call, body), deadline)
-            reply = await self._forwarder.forward(attempt)
-            outcome.status = reply.status
-            answer = self._answer(call, tenant, reply, outcome)
-            outcome.bytes_out = await respond(answer)
+            attempt = Attempt(served, body, _head_tail(asks, body), deadline)
+            answered = await self._forwarder.forward(attempt)
+            outcome.status = answered.status
+            outcome.bytes_out = await reply.send(_answer(call, tenant, answered, outcome))
             outcome.bytes_in = len(body) if isinstance(body, bytes) else body.size
         except MoorageError as error:
             outcome.status = error.status
@@ -138,26 +142,29 @@ class Gateway:
     ) -> bytes | StreamedBody:
         most = tenant.limits.max_body_bytes
         if served.features is None:
-            return await call.body.read(most)
+            return call.body.take(most)
         body = await call.body.read_whole(most)
-        return await self._features.join(served, body, json_only=call.json_only, deadline=deadline)
+        return await self._features.join(served, body, json_only=call.asks.json_only, deadline=deadline)
 
     def _request_id(self, served: ServedVersion) -> str:
         rid = RequestId(new_ulid(), served.model, served.number, served.arm, served.revision)
         return format_request_id(self._secret, served.tenant, rid)
 
-    @staticmethod
-    def _head_tail(call: InferCall, body: bytes | StreamedBody) -> bytes:
-        length = len(body) if isinstance(body, bytes) else body.length
-        framing = b"content-length: %d" % length if length is not None else b"transfer-encoding: chunked"
-        return b"%btraceparent: %b\r\n%b\r\n\r\n" % (
-            call.passed_on, trace.child_of(call.traceparent).encode(), framing,
-        )  # fmt: skip
 
-    @staticmethod
-    def _answer(call: InferCall, tenant: Tenant, reply: Reply, outcome: Outcome) -> Answer:
-        headers = outcome_of(reply.headers, outcome)
-        headers.append((b"moorage-request-id", call.request_id.encode()))
-        headers.append((b"ratelimit-policy", tenant.gate.policy))
-        headers.append((b"ratelimit", b'"requests";r=%d;t=1' % tenant.gate.tokens))
-        return Answer(reply.status, headers, reply.body, reply.chunks() if reply.rest is not None else None)
+def _head_tail(asks: Call, body: bytes | StreamedBody) -> bytes:
+    """The end of the head that a host gets: what the caller's head passes on, and the framing."""
+    length = len(body) if isinstance(body, bytes) else body.length
+    framing = b"content-length: %d" % length if length is not None else b"transfer-encoding: chunked"
+    return b"%btraceparent: %b\r\n%b\r\n\r\n" % (
+        asks.passed_on, trace.child_of(asks.traceparent).encode(), framing,
+    )  # fmt: skip
+
+
+def _answer(call: InferCall, tenant: Tenant, answered: HostReply, outcome: Outcome) -> Answer:
+    gate = tenant.gate
+    fields = b"%bmoorage-request-id: %b\r\nratelimit-policy: %b\r\nratelimit: \"requests\";r=%d;t=1\r\n" % (
+        b"".join(outcome_of(answered.headers, outcome)), call.request_id.encode(), gate.policy, gate.tokens,
+    )  # fmt: skip
+    if answered.rest is None:
+        return Answer(answered.status, fields, answered.body)
+    return Answer(answered.status, fields, b"", answered.chunks(), answered.length)

@@ -8,7 +8,8 @@ from moorage_router.upstream import Headers
 _OUT_PREFIX = host_calls.OUT_PREFIX.encode()
 _OUT_ROWS = host_calls.OUT_ROWS.encode()
 _OUT_SERVICE_US = host_calls.OUT_SERVICE_US.encode()
-_NOT_PASSED_ON = frozenset({b"date", b"server", host_calls.REQUEST_ID.encode()})
+_NOT_PASSED_ON = frozenset({b"date", b"server", b"content-length", host_calls.REQUEST_ID.encode()})
+"""The router writes its own."""
 
 
 @dataclass(slots=True)
@@ -22,18 +23,17 @@ class Outcome:
     bytes_out: int = 0
 
 
-def outcome_of(headers: Headers, outcome: Outcome) -> Headers:
-    """Take the host's `moorage-out-*` headers into `outcome`; the others are the caller's."""
-    passed: Headers = []
-    for header in headers:
-        name = header[0]
+def outcome_of(headers: Headers, outcome: Outcome) -> list[bytes]:
+    """Take the host's `moorage-out-*` headers into `outcome`; the others are the caller's, as parts of header lines."""
+    passed: list[bytes] = []
+    for name, value in headers:
         if name.startswith(_OUT_PREFIX):
             if name == _OUT_ROWS:
-                outcome.rows = _number(header[1])
+                outcome.rows = _number(value)
             elif name == _OUT_SERVICE_US:
-                outcome.busy_us = _number(header[1])
+                outcome.busy_us = _number(value)
         elif name not in _NOT_PASSED_ON:
-            passed.append(header)
+            passed += (name, b": ", value, b"\r\n")
     return passed
 
 

@@ -59,6 +59,12 @@ class Reply:
         self.body = body
         self.rest = rest
 
+    @property
+    def length(self) -> int | None:
+        """Bytes of the whole body, where the host said so."""
+        said = self.header(b"content-length")
+        return int(said) if said is not None and said.isdigit() else None
+
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key == name), None)
 
@@ -118,13 +124,17 @@ class Connection(asyncio.Protocol):
         self.deadline = deadline
         answer: asyncio.Future[Reply] = self._pool.loop.create_future()
         self._answer = answer
-        if isinstance(body, bytes):
-            transport.write(head + body)
+        try:
+            if isinstance(body, bytes):
+                transport.write(head + body)
+            else:
+                self._uploading = True
+                transport.write(head)
+                await self._upload(transport, body, answer)
             return await answer
-        self._uploading = True
-        transport.write(head)
-        await self._upload(transport, body, answer)
-        return await answer
+        except asyncio.CancelledError:
+            self.abort(AnswerLost("given up"))  # nobody waits: the host hears of it by the end of the connection
+            raise
 
     async def _upload(self, transport: asyncio.Transport, body: Body, answer: "asyncio.Future[Reply]") -> None:
         """Send the parts as they come; stop when the answer comes first."""

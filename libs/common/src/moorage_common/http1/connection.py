@@ -1,0 +1,389 @@
+"""One connection: requests in, answers out, in order."""
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+import orjson
+
+from moorage_common.contracts.host_calls import ERROR_CODE
+from moorage_common.http1.exchange import ClientGone, Exchange
+from moorage_common.http1.head import Fields, Head, Refusal, read_head, status_line
+
+if TYPE_CHECKING:
+    from moorage_common.http1.server import Server
+
+_BAD_HTTP = Refusal(400, "bad_http", "this is not a valid HTTP request; check its framing headers")
+_TINY_CHUNKS = Refusal(400, "bad_framing", "the chunks of this body are too small; send larger ones")
+_TOO_SLOW = Refusal(408, "too_slow", "the request did not come in time; send it again")
+_TOO_MANY = Refusal(503, "too_many_connections", "too many connections; close idle ones and try again")
+_CLOSE = b"connection: close\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_JOINED_BYTES = 64 * 1024
+"""Up to here joining head and body costs less than another segment does."""
+_TINY_FACTOR = 16
+_TINY_SLACK = 64 * 1024
+_NO_HEAD = b"\0"
+"""No request begins with it."""
+
+
+class Connection(asyncio.Protocol):
+    """Made by a Server for each connection. `exchange` is the one that is being answered."""
+
+    __slots__ = (
+        "_close_after", "_complete_heads", "_fields", "_fields_bytes", "_head_bytes", "_idle", "_known", "_known_head",
+        "_known_total", "_last", "_lingers", "_parser", "_paused", "_queue", "_raw_bytes", "_reading", "_refusal",
+        "_sending", "_server", "_since", "_target", "_task", "_transport", "_writable", "exchange",
+    )  # fmt: skip
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._queue: deque[Exchange] | None = None
+        self._reading: Exchange | None = None
+        self.exchange: Exchange | None = None
+        self._since = time.monotonic()
+        self._idle = self._sending = True
+        self._lingers = self._paused = self._close_after = False
+        self._target = b""
+        self._fields: Fields = []
+        self._fields_bytes = self._head_bytes = self._raw_bytes = self._complete_heads = 0
+        self._last: Head | None = None
+        self._known: Head | None = None
+        self._known_head = _NO_HEAD
+        self._known_total = 0
+        self._refusal: Refusal | None = None
+        self._writable: asyncio.Future[None] | None = None
+
+    # -- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        server = self._server
+        server.connections.add(self)
+        if len(server.connections) > server.limits.connections:
+            self._refuse(_TOO_MANY)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._parser = None
+        self._queue = None
+        self._server.lost(self)
+        if self._reading is not None:
+            self._reading.lose()
+        if self._task is not None:
+            self._task.cancel()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._sending = False
+        self._since = time.monotonic()
+
+    def resume_writing(self) -> None:
+        self._sending = True
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._idle:
+            if not self._lingers:
+                self._feed(data)
+            return
+        if len(data) == self._known_total and data.startswith(self._known_head):
+            self._start(Exchange(self, cast("Head", self._known), data[len(self._known_head) :]))
+            return
+        self._idle = False
+        self._since = time.monotonic()
+        self._head_bytes = self._complete_heads = 0
+        self._last = None
+        self._feed(data)
+        if self._complete_heads == 1 and self._last is not None and self._refusal is None:
+            self._remember(self._last, data)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # An offer of another protocol, which is not taken; what follows is HTTP/1.1 still.
+            self._parser = httptools.HttpRequestParser(self)
+            rest = data[upgrade.args[0] :]
+            if rest and self._refusal is None:
+                self._feed(rest)
+                return
+        except httptools.HttpParserError:
+            self._refusal = self._refusal or _BAD_HTTP
+        self._check(len(data))
+
+    def _check(self, size: int) -> None:
+        """Hold what came against the limits."""
+        limits, reading = self._server.limits, self._reading
+        if reading is not None:
+            self._since = time.monotonic()
+            self._raw_bytes += size
+            if self._raw_bytes > _TINY_FACTOR * reading.received + limits.kept_body + _TINY_SLACK:
+                self._refusal = self._refusal or _TINY_CHUNKS
+        elif self.exchange is None:
+            self._head_bytes += size
+            if self._head_bytes > limits.head:
+                self._refusal = self._refusal or _too_long(limits.head)
+        if self._refusal is not None:
+            if self.exchange is None:
+                self._refuse(self._refusal)
+            elif reading is not None and reading is self.exchange:
+                reading.lose()
+        self._flow()
+
+    def _flow(self) -> None:
+        """Read on or not: a caller that sends faster than it is served waits."""
+        reading, transport = self._reading, self._transport
+        if transport is None:
+            return
+        ahead = reading is not None and reading.streamed and reading.waiting_bytes > self._server.limits.read_ahead
+        pause = not self._lingers and (bool(self._queue) or ahead)
+        if pause != self._paused:
+            self._paused = pause
+            if pause:
+                transport.pause_reading()
+            else:
+                self._since = time.monotonic()
+                transport.resume_reading()
+
+    def _remember(self, head: Head, data: bytes) -> None:
+        """Keep a head that came whole with its body: the next request of this connection is likely to have the same.
+
+        The same bytes have the same meaning, so such a request need not be parsed.
+        """
+        length = head.content_length
+        if length is None or head.expects_continue or not head.keep_alive:
+            return
+        at = len(data) - length
+        if data.find(b"\r\n\r\n") == at - 4:
+            self._known, self._known_head, self._known_total = head, data[:at], len(data)
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._fields = []
+        self._fields_bytes = 0
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+        most = self._server.limits.target
+        if len(self._target) > most and self._refusal is None:
+            self._refusal = Refusal(414, "url_too_long", f"the URL has more than {most} bytes; shorten it")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._reading is not None:
+            return  # a trailer: nobody asked for it
+        self._fields.append((name.lower(), value))
+        self._fields_bytes += len(name) + len(value) + 4
+        limits = self._server.limits
+        if (self._fields_bytes > limits.head or len(self._fields) > limits.fields) and self._refusal is None:
+            self._refusal = _too_long(limits.head)
+
+    def on_headers_complete(self) -> None:
+        if self._refusal is not None:
+            return
+        parser = self._parser
+        head = read_head(
+            parser.get_method(), self._target, self._fields, parser.get_http_version(),
+            keep_alive=parser.should_keep_alive(),
+        )  # fmt: skip
+        if isinstance(head, Refusal):
+            self._refusal = head
+            return
+        self._last = head
+        self._head_bytes = self._raw_bytes = 0
+        exchange = self._reading = Exchange(self, head)
+        if head.content_length is not None and head.content_length > self._server.limits.kept_body:
+            exchange.streamed = True
+            self._hand_over(exchange)
+        elif head.expects_continue and self.exchange is None and self._transport is not None:
+            exchange.continued = True
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, part: bytes) -> None:
+        exchange = self._reading
+        if exchange is None or self._refusal is not None:
+            return
+        exchange.feed(part)
+        if not exchange.streamed and exchange.received > self._server.limits.kept_body:
+            exchange.streamed = True
+            self._hand_over(exchange)
+
+    def on_message_complete(self) -> None:
+        exchange, self._reading = self._reading, None
+        self._complete_heads += 1
+        if exchange is None or self._refusal is not None:
+            return
+        exchange.finish()
+        if not exchange.streamed:
+            self._hand_over(exchange)
+
+    # -- from request to answer
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        """Start its handler, or let it wait its turn."""
+        if self.exchange is None:
+            self._start(exchange)
+        elif self._queue is None:
+            self._queue = deque([exchange])
+        else:
+            self._queue.append(exchange)
+
+    def _start(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self._idle = False
+        server = self._server
+        self._task = server.loop.create_task(server.run(exchange))
+
+    def want_more(self, exchange: Exchange) -> None:
+        """The handler took what there was of the body."""
+        if exchange is not self.exchange or self._transport is None:
+            return
+        if exchange.head.expects_continue and not exchange.continued:
+            exchange.continued = True
+            self._transport.write(_CONTINUE)
+        self._flow()
+
+    def send_whole(self, exchange: Exchange, status: int, fields: bytes, body: bytes) -> None:
+        transport = self._transport
+        if transport is None or exchange is not self.exchange:
+            return
+        close = self._closes(exchange)
+        head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
+            status_line(status), self._server.date, fields, _CLOSE if close else b"", len(body),
+        )  # fmt: skip
+        if exchange.head.method == b"HEAD":
+            transport.write(head)
+        elif len(body) > _JOINED_BYTES:
+            transport.writelines([head, body])
+        else:
+            transport.write(head + body)
+        self._finish(exchange, close=close)
+
+    def send_head(self, exchange: Exchange, status: int, fields: bytes, length: int | None) -> None:
+        if self._transport is None or exchange is not self.exchange:
+            raise ClientGone
+        framing = b"transfer-encoding: chunked\r\n" if length is None else b"content-length: %d\r\n" % length
+        exchange.chunked_answer = length is None
+        self._close_after = self._closes(exchange)
+        close = _CLOSE if self._close_after else b""
+        self._transport.write(b"%b%b%b%b%b\r\n" % (status_line(status), self._server.date, fields, close, framing))
+
+    async def send_part(self, exchange: Exchange, part: bytes) -> None:
+        if self._transport is None or exchange is not self.exchange:
+            raise ClientGone
+        if not part:
+            return
+        if exchange.chunked_answer:
+            self._transport.writelines([b"%x\r\n" % len(part), part, b"\r\n"])
+        else:
+            self._transport.write(part)
+        if not self._sending:
+            self._writable = self._server.loop.create_future()
+            await self._writable
+
+    def send_end(self, exchange: Exchange) -> None:
+        if self._transport is None or exchange is not self.exchange:
+            return
+        if exchange.chunked_answer:
+            self._transport.write(b"0\r\n\r\n")
+        self._finish(exchange, close=self._close_after)
+
+    def _closes(self, exchange: Exchange) -> bool:
+        """Whether this answer is the connection's last: asked for, draining, or the request was not read whole."""
+        return not exchange.head.keep_alive or self._server.draining or not exchange.complete
+
+    def _finish(self, exchange: Exchange, *, close: bool) -> None:
+        self.exchange = self._task = None
+        if close:
+            self._end(read_whole=exchange.complete)
+        elif self._queue:
+            self._start(self._queue.popleft())
+            self._flow()
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+        else:
+            self._since = time.monotonic()
+            self._idle = self._reading is None and not self._head_bytes
+            if self._paused:
+                self._flow()
+
+    def _end(self, *, read_whole: bool) -> None:
+        """Close once the answer is out. While the caller still sends, closing at once would reset it unread."""
+        transport = self._transport
+        if transport is None:
+            return
+        self._idle = False
+        self._queue = None
+        if read_whole:
+            transport.close()
+            return
+        self._lingers = True
+        self._since = time.monotonic()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._flow()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer a request that no handler sees, and end."""
+        if self._transport is None or self._lingers:
+            return
+        body = orjson.dumps({"error": refusal.text})
+        fields = b"content-type: application/json\r\n%b: %b\r\n" % (ERROR_CODE.encode(), refusal.code.encode())
+        head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
+            status_line(refusal.status), self._server.date, fields, _CLOSE, len(body),
+        )  # fmt: skip
+        self._transport.write(head + body)
+        self._end(read_whole=False)
+
+    # -- what the server asks
+
+    def give_up(self, exchange: Exchange, refusal: Refusal | None) -> None:
+        """Its handler ended without a whole answer."""
+        if exchange is not self.exchange:
+            return
+        self.exchange = self._task = None
+        if refusal is None or exchange.started:
+            self.abort()
+        else:
+            self._refuse(refusal)
+
+    def close_if_idle(self) -> None:
+        if self.exchange is None and not self._lingers and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def check_time(self, now: float) -> None:
+        """End what waits too long; called twice a second."""
+        limits, waited, reading = self._server.limits, now - self._since, self._reading
+        if self._lingers:
+            if waited > limits.linger_s:
+                self.abort()
+        elif not self._sending:
+            if waited > limits.write_s:
+                self.abort()
+        elif reading is not None:
+            if waited > limits.body_s and not self._paused:
+                if reading is self.exchange:
+                    reading.lose()
+                elif self.exchange is None:
+                    self._refuse(_TOO_SLOW)
+        elif self.exchange is None and waited > (limits.idle_s if self._idle else limits.head_s):
+            if self._idle:
+                self.close_if_idle()
+            else:
+                self._refuse(_TOO_SLOW)
+
+
+def _too_long(most: int) -> Refusal:
+    return Refusal(431, "head_too_large", f"the request's headers are over {most} bytes, or too many; send fewer")

@@ -1,0 +1,97 @@
+"""From a request's head to what is asked: which path, which model, which headers go on. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote
+
+from moorage_common.errors import MoorageError, NotFound
+from moorage_common.http1 import Head
+
+PASSED_ON = frozenset(
+    {
+        b"content-type", b"content-encoding", b"accept", b"accept-encoding", b"inference-header-content-length",
+        b"tracestate", b"baggage", b"x-request-id", b"user-agent",
+    }
+)  # fmt: skip
+"""Client headers that reach a host. Everything else stays here: hop-by-hop ones, keys, `moorage-*`."""
+
+NOT_JSON = frozenset({b"content-encoding", b"inference-header-content-length"})
+"""With one of these the body is not plain JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a head asks for.
+
+    Attributes:
+        kind: `infer`, or `read` for everything that is answered from memory.
+        tenant: from the base path `/t/<tenant>`, None without one.
+        parts: the path from `v2` on.
+        version: from the path, None to let the split choose.
+        passed_on: headers for the host, encoded as they go out.
+        content_length: None for a chunked body.
+    """
+
+    kind: Literal["infer", "read"]
+    tenant: str | None
+    parts: tuple[str, ...]
+    authorization: bytes | None
+    model: str = ""
+    version: str | None = None
+    passed_on: bytes = b""
+    json_only: bool = True
+    traceparent: str | None = None
+    content_length: int | None = 0
+
+
+def call_of(head: Head) -> Call:
+    """Read a head. Raises NotFound or a refusal of the method."""
+    tenant, parts = _split(head.path)
+    if parts[-1] != "infer" or parts[1] != "models" or len(parts) not in (4, 6):
+        return Call("read", tenant, parts, head.field(b"authorization"))
+    if head.method != b"POST":
+        raise method_not_allowed("POST")
+    if len(parts) == 6 and parts[3] != "versions":
+        raise no_such_path()
+    authorization: bytes | None = None
+    traceparent: str | None = None
+    json_only = True
+    passed_on: list[bytes] = []
+    for name, value in head.fields:
+        if name in PASSED_ON:
+            passed_on += (name, b": ", value, b"\r\n")
+            if name in NOT_JSON:
+                json_only = False
+        elif name == b"authorization":
+            authorization = value
+        elif name == b"traceparent":
+            traceparent = value.decode("latin-1")
+    return Call(
+        "infer", tenant, parts, authorization, model=parts[2], version=parts[4] if len(parts) == 6 else None,
+        passed_on=b"".join(passed_on), json_only=json_only, traceparent=traceparent,
+        content_length=head.content_length,
+    )  # fmt: skip
+
+
+def _split(path: bytes) -> tuple[str | None, tuple[str, ...]]:
+    """Tenant of the base path, and the path's parts from `v2` on. Raises NotFound."""
+    parts = unquote(path.decode("latin-1")).strip("/").split("/")
+    tenant = None
+    if parts[0] == "t" and len(parts) > 2:
+        tenant, parts = parts[1], parts[2:]
+    if parts[0] != "v2":
+        raise no_such_path()
+    return tenant, tuple(parts)
+
+
+def no_such_path() -> NotFound:
+    return NotFound("no such path; inference is POST /v2/models/<model>/infer", code="path_not_found")
+
+
+class _MethodNotAllowed(MoorageError):
+    status = 405
+    default_code = "method_not_allowed"
+
+
+def method_not_allowed(allowed: str) -> MoorageError:
+    return _MethodNotAllowed(f"this path takes {allowed}")
