@@ -6,19 +6,22 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
-import orjson
 
-from moorage_common.contracts.host_calls import ERROR_CODE
 from moorage_common.http1.exchange import ClientGone, Exchange
-from moorage_common.http1.head import Fields, Head, Refusal, read_head, status_line
+from moorage_common.http1.head import Fields, Head, read_head, status_line
+from moorage_common.http1.refusals import (
+    BAD_HTTP,
+    TINY_CHUNKS,
+    TOO_MANY,
+    TOO_SLOW,
+    Refusal,
+    head_too_long,
+    target_too_long,
+)
 
 if TYPE_CHECKING:
     from moorage_common.http1.server import Server
 
-_BAD_HTTP = Refusal(400, "bad_http", "this is not a valid HTTP request; check its framing headers")
-_TINY_CHUNKS = Refusal(400, "bad_framing", "the chunks of this body are too small; send larger ones")
-_TOO_SLOW = Refusal(408, "too_slow", "the request did not come in time; send it again")
-_TOO_MANY = Refusal(503, "too_many_connections", "too many connections; close idle ones and try again")
 _CLOSE = b"connection: close\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINED_BYTES = 64 * 1024
@@ -35,7 +38,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_close_after", "_complete_heads", "_fields", "_fields_bytes", "_head_bytes", "_idle", "_known", "_known_head",
         "_known_total", "_last", "_lingers", "_parser", "_paused", "_queue", "_raw_bytes", "_reading", "_refusal",
-        "_sending", "_server", "_since", "_target", "_task", "_transport", "_writable", "exchange",
+        "_sending", "_server", "_since", "_target", "_task", "_transport", "_upgrading", "_writable", "exchange",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
@@ -48,7 +51,7 @@ class Connection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self._since = time.monotonic()
         self._idle = self._sending = True
-        self._lingers = self._paused = self._close_after = False
+        self._lingers = self._paused = self._close_after = self._upgrading = False
         self._target = b""
         self._fields: Fields = []
         self._fields_bytes = self._head_bytes = self._raw_bytes = self._complete_heads = 0
@@ -66,7 +69,7 @@ class Connection(asyncio.Protocol):
         server = self._server
         server.connections.add(self)
         if len(server.connections) > server.limits.connections:
-            self._refuse(_TOO_MANY)
+            self._refuse(TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -108,15 +111,26 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # An offer of another protocol, which is not taken; what follows is HTTP/1.1 still.
-            self._parser = httptools.HttpRequestParser(self)
+            self._decline_upgrade()
             rest = data[upgrade.args[0] :]
             if rest and self._refusal is None:
                 self._feed(rest)
                 return
         except httptools.HttpParserError:
-            self._refusal = self._refusal or _BAD_HTTP
+            self._refusal = self._refusal or BAD_HTTP
         self._check(len(data))
+
+    def _decline_upgrade(self) -> None:
+        """Another protocol was offered and is not taken, so the request goes on as what it is.
+
+        The parser stops at its body, if it has one: another is told of the framing and reads on.
+        """
+        self._upgrading = False
+        self._parser = httptools.HttpRequestParser(self)
+        if self._reading is not None:
+            length = self._reading.head.content_length
+            framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
 
     def _check(self, size: int) -> None:
         """Hold what came against the limits."""
@@ -125,11 +139,11 @@ class Connection(asyncio.Protocol):
             self._since = time.monotonic()
             self._raw_bytes += size
             if self._raw_bytes > _TINY_FACTOR * reading.received + limits.kept_body + _TINY_SLACK:
-                self._refusal = self._refusal or _TINY_CHUNKS
+                self._refusal = self._refusal or TINY_CHUNKS
         elif self.exchange is None:
             self._head_bytes += size
             if self._head_bytes > limits.head:
-                self._refusal = self._refusal or _too_long(limits.head)
+                self._refusal = self._refusal or head_too_long(limits.head)
         if self._refusal is not None:
             if self.exchange is None:
                 self._refuse(self._refusal)
@@ -175,7 +189,7 @@ class Connection(asyncio.Protocol):
         self._target += part
         most = self._server.limits.target
         if len(self._target) > most and self._refusal is None:
-            self._refusal = Refusal(414, "url_too_long", f"the URL has more than {most} bytes; shorten it")
+            self._refusal = target_too_long(most)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._reading is not None:
@@ -184,12 +198,13 @@ class Connection(asyncio.Protocol):
         self._fields_bytes += len(name) + len(value) + 4
         limits = self._server.limits
         if (self._fields_bytes > limits.head or len(self._fields) > limits.fields) and self._refusal is None:
-            self._refusal = _too_long(limits.head)
+            self._refusal = head_too_long(limits.head)
 
     def on_headers_complete(self) -> None:
-        if self._refusal is not None:
+        if self._refusal is not None or self._reading is not None:
             return
         parser = self._parser
+        self._upgrading = parser.should_upgrade()
         head = read_head(
             parser.get_method(), self._target, self._fields, parser.get_http_version(),
             keep_alive=parser.should_keep_alive(),
@@ -217,6 +232,8 @@ class Connection(asyncio.Protocol):
             self._hand_over(exchange)
 
     def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
         exchange, self._reading = self._reading, None
         self._complete_heads += 1
         if exchange is None or self._refusal is not None:
@@ -335,10 +352,9 @@ class Connection(asyncio.Protocol):
         """Answer a request that no handler sees, and end."""
         if self._transport is None or self._lingers:
             return
-        body = orjson.dumps({"error": refusal.text})
-        fields = b"content-type: application/json\r\n%b: %b\r\n" % (ERROR_CODE.encode(), refusal.code.encode())
+        body = refusal.body
         head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
-            status_line(refusal.status), self._server.date, fields, _CLOSE, len(body),
+            status_line(refusal.status), self._server.date, refusal.fields, _CLOSE, len(body),
         )  # fmt: skip
         self._transport.write(head + body)
         self._end(read_whole=False)
@@ -377,13 +393,9 @@ class Connection(asyncio.Protocol):
                 if reading is self.exchange:
                     reading.lose()
                 elif self.exchange is None:
-                    self._refuse(_TOO_SLOW)
+                    self._refuse(TOO_SLOW)
         elif self.exchange is None and waited > (limits.idle_s if self._idle else limits.head_s):
             if self._idle:
                 self.close_if_idle()
             else:
-                self._refuse(_TOO_SLOW)
-
-
-def _too_long(most: int) -> Refusal:
-    return Refusal(431, "head_too_large", f"the request's headers are over {most} bytes, or too many; send fewer")
+                self._refuse(TOO_SLOW)

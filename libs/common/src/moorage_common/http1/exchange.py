@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from moorage_common.http1.head import Head, Refusal
+from moorage_common.http1.head import Head
+from moorage_common.http1.refusals import Refusal
 
 if TYPE_CHECKING:
     from moorage_common.http1.connection import Connection

@@ -1,7 +1,9 @@
 """The head of a request, and what makes one unacceptable. Pure."""
 
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
+
+from moorage_common.http1.refusals import Refusal
 
 Fields = list[tuple[bytes, bytes]]
 """Header fields in their order, names in lower case."""
@@ -11,14 +13,6 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-
-
-class Refusal(NamedTuple):
-    """Why a request is not taken. The connection ends with it."""
-
-    status: int
-    code: str
-    text: str
 
 
 class Head:
@@ -69,6 +63,8 @@ def read_head(method: bytes, target: bytes, fields: Fields, version: str, *, kee
             if value.lower() != b"100-continue":
                 return Refusal(417, "bad_http", "the only Expect taken is 100-continue")
             expects = version == "1.1"
+    if method == b"CONNECT":
+        return Refusal(405, "method_not_allowed", "this is not a proxy")
     if version not in ("1.0", "1.1"):
         return Refusal(505, "bad_http", "speak HTTP/1.1")
     if hosts > 1 or (hosts == 0 and version == "1.1"):

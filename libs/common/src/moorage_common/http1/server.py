@@ -10,8 +10,8 @@ import structlog
 
 from moorage_common.http1.connection import Connection
 from moorage_common.http1.exchange import ClientGone, Exchange, Handler
-from moorage_common.http1.head import Refusal
 from moorage_common.http1.limits import Limits
+from moorage_common.http1.refusals import UNFORESEEN
 
 log = structlog.get_logger()
 
@@ -19,7 +19,6 @@ _SWEEP_S = 0.5
 _BACKLOG = 2048
 _SETTLE_S = 0.05
 """Until connections that the kernel has taken already are known here."""
-_UNFORESEEN = Refusal(500, "internal", "something failed on our side; try again, and report it if it goes on")
 
 
 class Server:
@@ -92,7 +91,7 @@ class Server:
             exchange.abandon()
         except Exception:
             log.exception("unforeseen error")
-            exchange.refuse(_UNFORESEEN)
+            exchange.refuse(UNFORESEEN)
         else:
             if not exchange.ended:
                 exchange.abandon()
