@@ -27,6 +27,7 @@ from moorage_common.errors import MoorageError
 from moorage_common.kv import BucketWriter
 from moorage_common.testing.servers import free_port
 from moorage_router.app import RouterApp
+from moorage_router.auth import Credentials
 from moorage_router.settings import RouterSettings
 
 PEPPER = "pepper-of-the-tests"
@@ -246,7 +247,7 @@ class RunningRouter:
 
         def there() -> bool:
             try:
-                _, route = deps.endpoints._gateway.authorize(f"Bearer {key.text}".encode(), None, model)
+                _, route = deps.endpoints._gateway.authorize(Credentials(f"Bearer {key.text}".encode()), None, model)
             except MoorageError:
                 return False
             return set(versions) <= {n for n, served in route.versions.items() if served.replicas.ready}

@@ -69,8 +69,17 @@ class KeyTable:
         """
         mark = hashlib.blake2b(text.encode(), digest_size=16).digest()
         record = self._verified.get(mark)
-        if record is None or self._records.get(record.kid) is not record:
+        if record is None or not self.holds(record):
             record = self._verify(text, mark)
+        self.admit(record, now)
+        return record
+
+    def holds(self, record: KeyRecord) -> bool:
+        """Whether a record that `check` returned is still the one of its key."""
+        return self._records.get(record.kid) is record
+
+    def admit(self, record: KeyRecord, now: float) -> None:
+        """What can change about a record held, with the same errors as `check`."""
         if record.revoked:
             raise Unauthenticated("this API key has been revoked; use another one", code="key_revoked")
         if record.expires_at is not None and now >= record.expires_at:
@@ -80,7 +89,6 @@ class KeyTable:
         limits = self._limits.get(record.tenant)
         if limits is not None and limits.status == "suspended":
             raise Forbidden("this tenant is suspended; ask the platform's operator", code="tenant_suspended")
-        return record
 
     def _verify(self, text: str, mark: bytes) -> KeyRecord:
         self._verified.pop(mark, None)

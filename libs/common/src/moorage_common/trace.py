@@ -9,10 +9,10 @@ _TRACEPARENT = re.compile(r"^00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-
 def child_of(traceparent: str | None) -> str:
     """A `traceparent` for the next hop: same trace and flags, new parent id; a new unsampled trace without one."""
     match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    span = f"{random.getrandbits(64):016x}"
     if match is None:
-        return f"00-{random.getrandbits(128):032x}-{span}-00"
-    return f"00-{match[1]}-{span}-{match[3]}"
+        fresh = f"{random.getrandbits(192):048x}"
+        return f"00-{fresh[:32]}-{fresh[32:]}-00"
+    return f"00-{match[1]}-{random.getrandbits(64):016x}-{match[3]}"
 
 
 def trace_id(traceparent: str) -> str:

@@ -1,6 +1,7 @@
 """`python -m moorage_router`."""
 
 import gc
+import resource
 import socket
 
 import uvloop
@@ -16,6 +17,9 @@ def main() -> None:
     # What was imported stays; requests leave no cycles, so looking for them often only costs time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    # A connection is an open file; systems begin with a thousand and let a process take more.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with _listener(settings) as listener:
         uvloop.run(serve(settings, listener))
 

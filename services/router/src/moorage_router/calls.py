@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from moorage_common.errors import MoorageError, NotFound
 from moorage_common.http1 import Head
+from moorage_router.auth import Credentials
 
 PASSED_ON = frozenset(
     {
@@ -35,7 +36,7 @@ class Call:
     kind: Literal["infer", "read"]
     tenant: str | None
     parts: tuple[str, ...]
-    authorization: bytes | None
+    credentials: Credentials
     model: str = ""
     version: str | None = None
     passed_on: bytes = b""
@@ -48,7 +49,7 @@ def call_of(head: Head) -> Call:
     """Read a head. Raises NotFound or a refusal of the method."""
     tenant, parts = _split(head.path)
     if parts[-1] != "infer" or parts[1] != "models" or len(parts) not in (4, 6):
-        return Call("read", tenant, parts, head.field(b"authorization"))
+        return Call("read", tenant, parts, Credentials(head.field(b"authorization")))
     if head.method != b"POST":
         raise method_not_allowed("POST")
     if len(parts) == 6 and parts[3] != "versions":
@@ -67,9 +68,9 @@ def call_of(head: Head) -> Call:
         elif name == b"traceparent":
             traceparent = value.decode("latin-1")
     return Call(
-        "infer", tenant, parts, authorization, model=parts[2], version=parts[4] if len(parts) == 6 else None,
-        passed_on=b"".join(passed_on), json_only=json_only, traceparent=traceparent,
-        content_length=head.content_length,
+        "infer", tenant, parts, Credentials(authorization),
+        model=parts[2], version=parts[4] if len(parts) == 6 else None, passed_on=b"".join(passed_on), json_only=json_only,
+        traceparent=traceparent, content_length=head.content_length,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from importlib.metadata import version
 import orjson
 
 from moorage_common.errors import NotFound, Unavailable
+from moorage_router.auth import Credentials
 from moorage_router.gateway import Gateway
 from moorage_router.routes import RouteTable, ServedRoute, ServedVersion
 
@@ -19,9 +20,9 @@ class Catalog:
             {"name": "moorage", "version": version("moorage-router"), "extensions": ["binary_tensor_data"]}
         )
 
-    def models(self, authorization: bytes | None, tenant: str | None) -> bytes:
+    def models(self, credentials: Credentials, tenant: str | None) -> bytes:
         """The tenant's models with their versions and whether they are ready."""
-        principal = self._gateway.identify(authorization, tenant)
+        principal = self._gateway.identify(credentials, tenant)
         models = [
             {
                 "name": route.model,
@@ -32,14 +33,14 @@ class Catalog:
         ]
         return orjson.dumps({"models": models})
 
-    def metadata(self, authorization: bytes | None, tenant: str | None, model: str, number: str | None) -> bytes:
+    def metadata(self, credentials: Credentials, tenant: str | None, model: str, number: str | None) -> bytes:
         """Metadata of a version, or of the one with most of the traffic. Raises NotFound."""
-        _, route = self._gateway.authorize(authorization, tenant, model)
+        _, route = self._gateway.authorize(credentials, tenant, model)
         return self._served(route, number).metadata
 
-    def ready(self, authorization: bytes | None, tenant: str | None, model: str, number: str | None) -> bytes:
+    def ready(self, credentials: Credentials, tenant: str | None, model: str, number: str | None) -> bytes:
         """Readiness of a version, or of every version with traffic. Raises NotFound, Unavailable."""
-        _, route = self._gateway.authorize(authorization, tenant, model)
+        _, route = self._gateway.authorize(credentials, tenant, model)
         waiting = _waiting_for(route) if number is None else _unready([self._served(route, number)])
         if waiting:
             message = f"{model} is not ready: no replica of version {', '.join(map(str, waiting))} yet"

@@ -65,7 +65,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     store = LimitStore(settings.redis_url.get_secret_value())
     hosts = EndpointTable(settings.connections_per_host)
     limits = Limiter(StoreState(store), settings.router_name, hosts.parked)
-    routes = RouteTable(hosts, metrics.version)
+    routes = RouteTable(hosts, metrics.version, request_id_secret)
     keys = KeyTable(pepper)
 
     def on_limits(tenant: str, entry: Versioned) -> None:
@@ -88,7 +88,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     proxy = urlsplit(settings.feature_proxy_url)
     feature_pool = Pool(f"{proxy.hostname}:{proxy.port or 80}", settings.connections_per_host)
     gateway = Gateway(
-        keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter, request_id_secret=request_id_secret,
+        keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter,
         features=FeatureJoiner(feature_pool, secrets.internal_token(pepper)),
         forwarder=Forwarder(hosts, metrics, settings.park_s),
     )  # fmt: skip

@@ -9,7 +9,7 @@ import orjson
 import structlog
 
 from moorage_common.contracts import host_calls
-from moorage_common.contracts.request_id import RequestId, format_request_id, new_ulid
+from moorage_common.contracts.request_id import RequestIds
 from moorage_common.errors import Internal, MoorageError, Unavailable
 from moorage_common.http1 import Exchange
 from moorage_router.bodies import IncomingBody
@@ -37,7 +37,8 @@ class Endpoints:
         self._catalog = catalog
         self._metrics = metrics
         self._ready = ready
-        self._secret = secret
+        self._ids = RequestIds(secret, "")
+        """For answers that no version gave."""
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request."""
@@ -56,7 +57,7 @@ class Endpoints:
             else:
                 if head.method not in (b"GET", b"HEAD"):
                     raise method_not_allowed("GET")
-                _json(exchange, 200, self._read(call), self._anonymous_id())
+                _json(exchange, 200, self._read(call), self._ids.new())
         except MoorageError as error:
             self._refuse(exchange, error, request_id)
         except UpstreamError as error:
@@ -80,7 +81,7 @@ class Endpoints:
             case ("health", "ready"):
                 return self._health_ready()
             case ("models",):
-                return self._catalog.models(call.authorization, call.tenant)
+                return self._catalog.models(call.credentials, call.tenant)
         raise no_such_path()
 
     def _read_model(self, call: Call, model: str, parts: tuple[str, ...]) -> bytes:
@@ -88,9 +89,9 @@ class Endpoints:
         if len(parts) > 1 and parts[0] == "versions":
             version, parts = parts[1], parts[2:]
         if not parts:
-            return self._catalog.metadata(call.authorization, call.tenant, model, version)
+            return self._catalog.metadata(call.credentials, call.tenant, model, version)
         if parts == ("ready",):
-            return self._catalog.ready(call.authorization, call.tenant, model, version)
+            return self._catalog.ready(call.credentials, call.tenant, model, version)
         raise no_such_path()
 
     def _health_ready(self) -> bytes:
@@ -109,11 +110,7 @@ class Endpoints:
             return
         more = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in error.headers.items())
         more += b"%b: %b\r\n" % (_ERROR_CODE, error.code.encode())
-        _json(exchange, error.status, orjson.dumps({"error": error.message}), request_id or self._anonymous_id(), more)
-
-    def _anonymous_id(self) -> str:
-        """An id for answers that no version gave."""
-        return format_request_id(self._secret, "", RequestId(new_ulid(), "-", 0, "-", 0))
+        _json(exchange, error.status, orjson.dumps({"error": error.message}), request_id or self._ids.new(), more)
 
 
 def _json(exchange: Exchange, status: int, body: bytes, request_id: str, more: bytes = b"") -> None:

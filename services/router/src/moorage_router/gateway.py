@@ -8,10 +8,9 @@ from typing import Protocol
 
 from moorage_common import trace
 from moorage_common.contracts.keys import KeyRecord, TenantLimits
-from moorage_common.contracts.request_id import RequestId, format_request_id, new_ulid
 from moorage_common.errors import MoorageError, NotFound
 from moorage_common.key_table import require_scope
-from moorage_router.auth import Authenticator
+from moorage_router.auth import Authenticator, Credentials
 from moorage_router.bodies import IncomingBody, StreamedBody
 from moorage_router.calls import Call
 from moorage_router.features import FeatureJoiner
@@ -73,7 +72,6 @@ class Gateway:
         features: FeatureJoiner,
         forwarder: Forwarder,
         usage: UsageMeter,
-        request_id_secret: bytes,
     ) -> None:
         self._keys = keys
         self._routes = routes
@@ -81,17 +79,16 @@ class Gateway:
         self._features = features
         self._forwarder = forwarder
         self._usage = usage
-        self._secret = request_id_secret
 
     async def infer(self, call: InferCall, reply: Reply) -> None:
         """Answer one call through `reply`. Raises MoorageError for a refusal."""
         started = time.monotonic()
         asks = call.asks
-        principal, route = self.authorize(asks.authorization, asks.tenant, asks.model)
+        principal, route = self.authorize(asks.credentials, asks.tenant, asks.model)
         tenant = self._tenant(principal.tenant)
         await self._limits.admit(tenant)
         served = route.version(asks.version, random.random())  # noqa: S311 - a share of traffic, not a secret
-        call.request_id = self._request_id(served)
+        call.request_id = served.ids.new()
         outcome = Outcome()
         tenant.in_flight += 1
         served.replicas.in_flight += 1
@@ -116,18 +113,18 @@ class Gateway:
             served.series.count(outcome.status, time.monotonic() - started)
             self._usage.add(served.tenant, served.model, served.number, principal.kid, outcome)
 
-    def authorize(self, authorization: bytes | None, tenant: str | None, model: str) -> tuple[KeyRecord, ServedRoute]:
+    def authorize(self, credentials: Credentials, tenant: str | None, model: str) -> tuple[KeyRecord, ServedRoute]:
         """Who calls and the route of `model`, which the key must cover. Raises Unauthenticated, NotFound, Forbidden."""
-        principal = self.identify(authorization, tenant)
+        principal = self.identify(credentials, tenant)
         route = self._routes.find(principal.tenant, model)
         if route.covered.get(principal.kid) is not principal:
             require_scope(principal, "infer", model)
             route.covered[principal.kid] = principal
         return principal, route
 
-    def identify(self, authorization: bytes | None, tenant: str | None) -> KeyRecord:
+    def identify(self, credentials: Credentials, tenant: str | None) -> KeyRecord:
         """Who calls; a tenant in the path must be the key's own."""
-        principal = self._keys.authenticate(authorization)
+        principal = self._keys.authenticate(credentials)
         if tenant is not None and tenant != principal.tenant:
             message = "this path belongs to another tenant than the key; leave /t/<tenant> out"
             raise NotFound(message, code="tenant_not_found")
@@ -145,10 +142,6 @@ class Gateway:
             return call.body.take(most)
         body = await call.body.read_whole(most)
         return await self._features.join(served, body, json_only=call.asks.json_only, deadline=deadline)
-
-    def _request_id(self, served: ServedVersion) -> str:
-        rid = RequestId(new_ulid(), served.model, served.number, served.arm, served.revision)
-        return format_request_id(self._secret, served.tenant, rid)
 
 
 def _head_tail(asks: Call, body: bytes | StreamedBody) -> bytes:

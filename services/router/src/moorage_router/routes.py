@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from moorage_common.contracts.keys import KeyRecord
 from moorage_common.contracts.names import NAME_MAX
+from moorage_common.contracts.request_id import RequestIds
 from moorage_common.contracts.routes import FeatureJoin, Route, RouteVersion
 from moorage_common.contracts.tensors import DATA_FORMATS, TensorSpec
 from moorage_common.contracts.versioned import Versioned
@@ -23,17 +24,22 @@ class ServedVersion:
     """One version of a route: what to send, to whom, and what to say about it."""
 
     __slots__ = (
-        "arm", "data_format", "features", "metadata", "model", "number", "replicas", "request_line", "revision",
+        "arm", "data_format", "features", "ids", "metadata", "model", "number", "replicas", "request_line", "revision",
         "series", "spec", "tenant",
     )  # fmt: skip
 
-    def __init__(self, route: Route, spec: RouteVersion, replicas: Replicas, series: VersionSeries) -> None:
+    def __init__(
+        self, route: Route, spec: RouteVersion, replicas: Replicas, series: VersionSeries, secret: bytes
+    ) -> None:
         self.tenant = route.tenant
         self.model = route.model
         self.number = spec.version
         self.revision = route.revision
         self.spec = spec
         self.arm = next((arm.arm for arm in route.arms if arm.version == spec.version), "direct")
+        self.ids = RequestIds(
+            secret, route.tenant, model=route.model, version=spec.version, arm=self.arm, revision=route.revision
+        )
         self.data_format = spec.format in DATA_FORMATS
         self.features: FeatureJoin | None = route.features if spec.feature_service is not None else None
         self.request_line = (
@@ -83,7 +89,10 @@ class ServedRoute:
 class RouteTable:
     """Routes by tenant, then model."""
 
-    def __init__(self, endpoints: EndpointTable, series: Callable[[str, str, int], VersionSeries]) -> None:
+    def __init__(
+        self, endpoints: EndpointTable, series: Callable[[str, str, int], VersionSeries], request_id_secret: bytes
+    ) -> None:
+        self._secret = request_id_secret
         self._endpoints = endpoints
         self._series = series
         self._tenants: dict[str, dict[str, ServedRoute]] = {}
@@ -102,7 +111,8 @@ class RouteTable:
         versions = {}
         for spec in route.versions:
             replicas = self._endpoints.replicas(tenant, model, spec.version)
-            versions[spec.version] = ServedVersion(route, spec, replicas, self._series(tenant, model, spec.version))
+            series = self._series(tenant, model, spec.version)
+            versions[spec.version] = ServedVersion(route, spec, replicas, series, self._secret)
         self._tenants.setdefault(tenant, {})[model] = ServedRoute(route, versions)
 
     def find(self, tenant: str, model: str) -> ServedRoute:
