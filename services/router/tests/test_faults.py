@@ -1,6 +1,7 @@
 """Hosts, bus and registry fail; requests do not."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from router_harness import Desired, FakeHost, RouterProcess, RunningRouter, Seen, serving, until
+from router_harness import BODY, Desired, FakeHost, RouterProcess, RunningRouter, Seen, serving, until
 
 from moorage_common.contracts import names
 from moorage_common.contracts.versioned import Versioned
@@ -277,3 +278,75 @@ def test_an_unreadable_snapshot_is_ignored(tmp_path: Path) -> None:
     assert snapshot.read(path) == {}
     path.write_bytes(b"\x00")
     assert snapshot.read(path) == {}
+
+
+@pytest.mark.parametrize("size", [len(BODY), 600_000], ids=["small", "streamed"])
+async def test_a_caller_that_goes_away_ends_its_hosts_work_and_is_no_longer_in_flight(
+    router: RunningRouter, desired: Desired, host: FakeHost, size: int
+) -> None:
+    key = await one_version(router, desired, host)
+    left = asyncio.Event()
+
+    async def work_until_left(_host: FakeHost, _seen: Seen, writer: asyncio.StreamWriter) -> bool:
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        left.set()
+        return True
+
+    host.behaviour = work_until_left
+    reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+    head = (
+        f"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key.text}\r\nContent-Length: {size}\r\n"
+    )
+    writer.write(f"{head}\r\n".encode() + BODY + bytes(size - len(BODY)))
+    await until(lambda: host.seen, "the host's call")
+    writer.transport.abort()
+    await asyncio.wait_for(left.wait(), 10)
+    replicas = router.app.deps.routes.find("demo", "m").versions[1].replicas
+    await until(lambda: replicas.in_flight == 0, "the end of the request")
+    assert router.app.deps.limits.tenants["demo"].in_flight == 0
+    assert (await _counted(router)).get("499") == 1
+
+
+async def _counted(router: RunningRouter) -> dict[str, int]:
+    """Requests by status code."""
+    route = router.app.deps.routes.find("demo", "m")
+    return {str(code): count for code, count in route.versions[1].series.by_code.items()}
+
+
+async def test_sigterm_loses_no_request(settings: RouterSettings, desired: Desired, host: FakeHost) -> None:
+    key = await desired.key()
+    await desired.limits(requests_per_s=100_000, burst=100_000, max_concurrent=1000)
+    await desired.route({1: 10_000})
+    await desired.host(host, 1)
+    process = RouterProcess(settings)
+    statuses: list[int] = []
+    closing: list[bool] = []
+
+    async def caller() -> None:
+        """Keeps its connection until it is told that an answer is the last."""
+        async with httpx.AsyncClient(timeout=30) as client:
+            while True:
+                answer = await client.post(
+                    f"http://127.0.0.1:{process.port}/v2/models/m/infer", content=BODY,
+                    headers={"authorization": f"Bearer {key.text}"},
+                )  # fmt: skip
+                statuses.append(answer.status_code)
+                if answer.headers.get("connection") == "close":
+                    closing.append(True)
+                    return
+
+    try:
+        async with httpx.AsyncClient() as client:
+            await process.answers(key, client)
+        callers = [asyncio.create_task(caller()) for _ in range(16)]
+        await until(lambda: len(statuses) > 100, "some answers")
+        process.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*callers), 20)
+        await until(lambda: process.process.poll() is not None, "the end")
+        assert process.process.returncode == 0
+        assert set(statuses) == {200}
+        assert len(closing) == 16
+    finally:
+        process.process.kill()
+        process.process.wait()

@@ -69,8 +69,9 @@ def call_of(head: Head) -> Call:
             traceparent = value.decode("latin-1")
     return Call(
         "infer", tenant, parts, Credentials(authorization),
-        model=parts[2], version=parts[4] if len(parts) == 6 else None, passed_on=b"".join(passed_on), json_only=json_only,
-        traceparent=traceparent, content_length=head.content_length,
+        model=parts[2], version=parts[4] if len(parts) == 6 else None,
+        passed_on=b"".join(passed_on), json_only=json_only, traceparent=traceparent,
+        content_length=head.content_length,
     )  # fmt: skip
 
 
