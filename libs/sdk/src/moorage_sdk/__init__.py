@@ -12,15 +12,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moorage_sdk.answer import Answer
     from moorage_sdk.answers import Version
+    from moorage_sdk.async_client import AsyncClient
     from moorage_sdk.client import Client
     from moorage_sdk.errors import MoorageApiError, SdkError
     from moorage_sdk.notebook import deploy, infer, push
     from moorage_sdk.rollout import Endpoint
 
-__all__ = ["Client", "Endpoint", "MoorageApiError", "SdkError", "Version", "deploy", "infer", "push"]
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Client",
+    "Endpoint",
+    "MoorageApiError",
+    "SdkError",
+    "Version",
+    "deploy",
+    "infer",
+    "push",
+]
 
 _HOMES = {
+    "Answer": "answer",
+    "AsyncClient": "async_client",
     "Client": "client",
     "Endpoint": "rollout",
     "MoorageApiError": "errors",

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from moorage_common.contracts.desired import Isolation
 from moorage_common.contracts.events import CloudEvent
@@ -12,12 +12,15 @@ from moorage_sdk.errors import MoorageApiError, NotConfigured
 from moorage_sdk.inference import Inference
 from moorage_sdk.manifest import Manifest
 from moorage_sdk.profiles import Profile, resolve
+from moorage_sdk.protocol import InferOptions
 from moorage_sdk.quantities import Quantity
 from moorage_sdk.registry_api import RegistryApi
+from moorage_sdk.retry import RetryPolicy
 from moorage_sdk.rollout import Endpoint, wait_until_ready, with_version
 from moorage_sdk.spec import resources_spec, traffic_spec, version_spec
-from moorage_sdk.transport import Transport
+from moorage_sdk.transport import TIMEOUT_S, Transport
 from moorage_sdk.upload import upload, wait_until_validated
+from moorage_sdk.wire import Service
 
 Progress = Callable[[str], None]
 """Takes one line on what is going on."""
@@ -40,6 +43,8 @@ class Client:
         profile: name of a profile; goes before the variables.
         tenant: the tenant to act for, with an administrator's key.
         progress: takes a line for each step of a push or a deployment.
+        retries: times a call may be sent again, see `moorage_sdk.retry`; 0 switches it off.
+        timeout_s: for a call, waits and further attempts included.
     """
 
     def __init__(
@@ -51,11 +56,16 @@ class Client:
         *,
         tenant: str | None = None,
         progress: Progress = _silent,
+        retries: int = RetryPolicy().retries,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         settings = resolve(registry, router, api_key, profile)
         headers = {"moorage-tenant": tenant} if tenant else {}
-        self._to_registry = Transport(settings.registry, settings.api_key, setting="MOORAGE_REGISTRY", headers=headers)
-        self._to_router = Transport(settings.router, settings.api_key, setting="MOORAGE_ROUTER")
+        of_registry = Service(settings.registry, settings.api_key, "MOORAGE_REGISTRY", headers)
+        of_router = Service(settings.router, settings.api_key, "MOORAGE_ROUTER")
+        policy = RetryPolicy(retries)
+        self._to_registry = Transport(of_registry, policy=policy, timeout_s=timeout_s)
+        self._to_router = Transport(of_router, policy=policy, timeout_s=timeout_s)
         self._inference = Inference(self._to_router)
         self._progress = progress
         self.registry = RegistryApi(self._to_registry)
@@ -195,23 +205,25 @@ class Client:
         """Split the traffic by percent, such as {1: 90, 2: 10}."""
         return self.registry.put_traffic(name, traffic_spec(weights))
 
-    def infer(self, name: str, inputs: Any, *, version: int | None = None, raw: bool = False) -> Any:
+    def infer(self, name: str, inputs: Any, **options: Unpack[InferOptions]) -> Any:
         """Ask a model.
 
         Args:
             name: the model.
             inputs: a mapping of input names to arrays, a DataFrame, or for a model of one input its array; a V2
-                request (a mapping with `inputs`) is sent as it is.
-            version: ask this version, whatever the traffic.
-            raw: return the Open Inference Protocol's answer instead of arrays.
+                request (a mapping with `inputs`) is sent as it is, as JSON.
+            options: how to ask (`version`, `outputs`, `frame`, `timeout_s`, ...), see `InferOptions`.
 
         Returns:
-            Arrays by output name.
+            An `Answer`: arrays by output name, with `model_version` and `request_id`. With `frame=True` a DataFrame,
+            with `raw=True` the Open Inference Protocol's JSON.
 
         Raises:
-            MoorageApiError: the platform refused; `retry_after` says when to try again, where it helps.
+            WrongInputs: the inputs do not fit what the model takes.
+            MoorageApiError: the platform refused; `retry_after` says when to try again, where it helps. No answer in
+                time has the status 0 and the code `timed_out`.
         """
-        return self._inference.infer(name, inputs, version=version, raw=raw)
+        return self._inference.infer(name, inputs, **options)
 
     def usage(self, *, by: str = "model,version", start: str | None = None, end: str | None = None) -> dict[str, Any]:
         """`{rows, total}`: requests, errors, rows, bytes and busy time, grouped by model, version, key or hour."""

@@ -24,7 +24,7 @@ class MoorageApiError(SdkError):
 
     Attributes:
         status: HTTP status, or 0 where no answer came.
-        code: the platform's stable error code (`over_quota`, `not_found`, ...), or `unreachable`.
+        code: the platform's stable error code (`over_quota`, `not_found`, ...), or `unreachable` or `timed_out`.
         message: the platform's own text.
         retry_after: seconds after which to try again, where the platform said so.
     """

@@ -40,8 +40,28 @@ def _from_frame(frame: Any, specs: Sequence[TensorSpec]) -> dict[str, Array]:
         elif columns is not None:
             missing = ", ".join(column for column in columns if column not in names)
             raise WrongInputs(f"the DataFrame lacks columns that the model takes: {missing}")
-        return {specs[0].name: frame.to_numpy()}
-    return {name: frame.iloc[:, at].to_numpy() for at, name in enumerate(names)}
+        return {specs[0].name: _values(frame, specs[0])}
+    by_name = {spec.name: spec for spec in specs}
+    return {name: _values(frame.iloc[:, at], by_name.get(name)) for at, name in enumerate(names)}
+
+
+def _values(data: Any, spec: TensorSpec | None) -> Array:
+    """A DataFrame's or a column's values; what pandas holds as objects becomes what the model declares.
+
+    Raises:
+        WrongInputs: text that is missing, which BYTES cannot carry.
+    """
+    values: Array = data.to_numpy()
+    if spec is None or values.dtype != object:
+        return values
+    is_missing = bool(np.any(data.isna()))
+    if spec.datatype == "BYTES":
+        if is_missing:
+            raise WrongInputs(f"{spec.name}: a text is missing, which BYTES cannot carry; fill it: frame.fillna('')")
+        return values
+    if DTYPES[spec.datatype].kind == "f" and is_missing:
+        return np.asarray(data.to_numpy(dtype=float, na_value=np.nan))
+    return np.array(values.tolist())
 
 
 def _shaped(array: Array, spec: TensorSpec) -> Array:

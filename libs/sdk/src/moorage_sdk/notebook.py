@@ -2,11 +2,12 @@
 
 import sys
 from functools import lru_cache
-from typing import Any
+from typing import Any, Unpack
 
 from moorage_sdk.answers import Version
 from moorage_sdk.client import Client
 from moorage_sdk.profiles import Profile, resolve
+from moorage_sdk.protocol import InferOptions
 from moorage_sdk.rollout import Endpoint
 
 
@@ -38,6 +39,6 @@ def deploy(model: str | Version, **options: Any) -> Endpoint:
     return default_client().deploy(model, **options)
 
 
-def infer(name: str, inputs: Any, **options: Any) -> Any:
+def infer(name: str, inputs: Any, **options: Unpack[InferOptions]) -> Any:
     """As `Client.infer`: ask a deployed model."""
     return default_client().infer(name, inputs, **options)

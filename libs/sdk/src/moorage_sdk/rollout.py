@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from moorage_sdk.answers import DeploymentStatus
 from moorage_sdk.errors import MoorageApiError, SdkError, WaitTimedOut
 from moorage_sdk.inference import Inference
+from moorage_sdk.protocol import InferOptions
 from moorage_sdk.registry_api import RegistryApi
 from moorage_sdk.spec import Json
 
@@ -24,9 +25,9 @@ class Endpoint:
     url: str
     inference: Inference = field(repr=False)
 
-    def infer(self, inputs: Any, *, version: int | None = None, raw: bool = False) -> Any:
+    def infer(self, inputs: Any, **options: Unpack[InferOptions]) -> Any:
         """As `Client.infer`, of this model."""
-        return self.inference.infer(self.name, inputs, version=version, raw=raw)
+        return self.inference.infer(self.name, inputs, **options)
 
     def predict(self, inputs: Any, *, version: int | None = None) -> Any:
         """The output `predict`, or the only output, as an array.

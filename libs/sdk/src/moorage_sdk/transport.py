@@ -1,86 +1,151 @@
-"""HTTP to one service of the platform, its refusals as `MoorageApiError`."""
+"""HTTP to one service of the platform, kept alive, its refusals as `MoorageApiError`: the blocking and the async half.
 
+Both send what `Call` says and ask `retry.decide` after a failure; they differ in how they send and wait. Connections
+are kept for 30 s, well below the 75 s of the platform's servers, and httpx looks whether an idle one was closed before
+it takes it. What it cannot see is a close that crosses the request: that is `Lost` with `kept`.
+"""
+
+import asyncio
 import contextlib
-import ipaddress
+import random
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from moorage_common.contracts.host_calls import ERROR_CODE
 from moorage_common.trace import child_of
-from moorage_sdk.errors import MoorageApiError, NotConfigured
+from moorage_sdk.retry import Failure, GiveUp, Lost, RetryPolicy, Unsent, decide
+from moorage_sdk.wire import Call, Reply, Service, failure_of
 
-_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-
-
-def _is_loopback(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
+TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 5.0
+KEEP_ALIVE_S = 30.0
+CONNECTIONS = 64
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    with contextlib.suppress(KeyError, ValueError):
-        return float(response.headers["retry-after"])
-    return None
+def _limits(connections: int) -> httpx.Limits:
+    return httpx.Limits(
+        max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE_S
+    )
 
 
-def refusal(response: httpx.Response) -> MoorageApiError:
-    """The error that an answer of 400 or more carries."""
-    code, text = response.headers.get(ERROR_CODE, ""), ""
-    with contextlib.suppress(ValueError):
-        body = response.json()
-        if isinstance(body, dict):
-            text = str(body.get("error") or "")
-            code = str(body.get("code") or code)
-    message = text or f"{response.request.url} answered {response.status_code} without saying why"
-    return MoorageApiError(response.status_code, code or "http_error", message, _retry_after(response))
+def _headers(call: Call) -> dict[str, str]:
+    return {"traceparent": child_of(None), **call.headers}
+
+
+class _Progress:
+    """How far one request came, by httpcore's trace events: they alone tell whether anything was sent."""
+
+    __slots__ = ("is_answered", "is_new", "is_sent")
+
+    def __init__(self) -> None:
+        self.is_new = self.is_sent = self.is_answered = False
+
+    def note(self, event: str, _info: object) -> None:
+        if event.endswith(".connect_tcp.started"):
+            self.is_new = True
+        elif event.endswith(".send_request_headers.started"):
+            self.is_sent = True
+        elif event.endswith(".receive_response_headers.complete"):
+            self.is_answered = True
+
+    async def note_async(self, event: str, info: object) -> None:
+        self.note(event, info)
+
+    def failure(self, error: Exception) -> Failure:
+        """What became of the request that ended with `error`."""
+        timed_out = isinstance(error, httpx.TimeoutException | TimeoutError)
+        if not self.is_sent:
+            return Unsent(error)
+        return Lost(error, in_time=not timed_out, kept=not self.is_new and not self.is_answered)
+
+
+class _Attempts:
+    """The attempts of one call: how much time is left, and whether there is another."""
+
+    def __init__(self, service: Service, policy: RetryPolicy, call: Call, timeout_s: float) -> None:
+        service.check_configured()
+        retries = policy.retries if call.retries is None else call.retries
+        self._policy = RetryPolicy(retries, policy.first_wait_s, policy.longest_wait_s)
+        self._service = service
+        self._call = call
+        self._timeout_s = timeout_s if call.timeout_s is None else call.timeout_s
+        self._sent = 0
+        self.deadline = time.monotonic() + self._timeout_s
+
+    @property
+    def left_s(self) -> float:
+        return max(0.001, self.deadline - time.monotonic())
+
+    def wait_s(self, outcome: Reply | Failure) -> float | None:
+        """None: `outcome` is the answer. Else seconds until the call is sent again. Raises MoorageApiError."""
+        failure = failure_of(outcome)
+        if failure is None:
+            return None
+        self._sent += 1
+        left_s = self.deadline - time.monotonic()
+        draw = random.random()  # noqa: S311 - jitter
+        verdict = decide(self._policy, failure, self._call.repeat, sent=self._sent, left_s=left_s, draw=draw)
+        if isinstance(verdict, GiveUp):
+            cause = failure.cause if isinstance(failure, Lost | Unsent) else None
+            raise self._service.error_of(self._call.path, outcome, self._timeout_s) from cause
+        return verdict.seconds
 
 
 class Transport:
-    """Keep-alive connections to `base_url`, authenticated with `api_key`.
+    """Blocking calls over at most `connections` kept connections; threads may share it."""
 
-    Args:
-        setting: the variable that sets `base_url`, for the text of `NotConfigured`.
-        headers: sent with every request.
-    """
-
-    def __init__(self, base_url: str, api_key: str, *, setting: str, headers: Mapping[str, str] | None = None) -> None:
-        self.base_url = base_url
-        self._api_key = api_key
-        self._setting = setting
+    def __init__(
+        self, service: Service, *, policy: RetryPolicy, timeout_s: float = TIMEOUT_S, connections: int = CONNECTIONS
+    ) -> None:
+        self.base_url = service.base_url
+        self._service = service
+        self._policy = policy
+        self._timeout_s = timeout_s
         self._http = httpx.Client(
-            base_url=base_url,
-            timeout=_TIMEOUT,
-            headers={"authorization": f"Bearer {api_key}", **(headers or {})},
-            trust_env=not _is_loopback(base_url),
+            base_url=service.base_url,
+            limits=_limits(connections),
+            headers={"authorization": f"Bearer {service.api_key}", **service.headers},
+            trust_env=not service.is_loopback,
         )
 
-    def _check_configured(self) -> None:
-        if not self.base_url:
-            raise NotConfigured(f"{self._setting} is not set; set it, or run: moorage login")
-        if not self._api_key:
-            raise NotConfigured("no API key is set; set MOORAGE_API_KEY, or run: moorage login")
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send one request; `options` are httpx's.
+    def send(self, call: Call) -> Reply:
+        """The answer to `call`, a success.
 
         Raises:
-            MoorageApiError: an answer of 400 or more, or none at all (status 0, code `unreachable`).
+            MoorageApiError: another status than 2xx, or no answer (status 0, code `unreachable` or `timed_out`).
             NotConfigured: no address or no key.
         """
-        self._check_configured()
-        headers = {"traceparent": child_of(None), **options.pop("headers", {})}
+        attempts = _Attempts(self._service, self._policy, call, self._timeout_s)
+        while True:
+            outcome = self._once(call, attempts)
+            wait_s = attempts.wait_s(outcome)
+            if wait_s is None:
+                assert isinstance(outcome, Reply)  # noqa: S101 - what a failure of None says
+                return outcome
+            time.sleep(wait_s)
+
+    def _once(self, call: Call, attempts: _Attempts) -> Reply | Failure:
+        progress, parts, left_s = _Progress(), [], attempts.left_s
+        request = self._http.build_request(
+            call.method, call.path, headers=_headers(call), content=call.body or None,
+            timeout=httpx.Timeout(left_s, connect=min(left_s, CONNECT_TIMEOUT_S)),
+            extensions={"trace": progress.note},
+        )  # fmt: skip
         try:
-            response = self._http.request(method, path, headers=headers, **options)
+            with contextlib.closing(self._http.send(request, stream=True)) as response:
+                for part in response.iter_bytes():
+                    parts.append(part)
+                    if time.monotonic() > attempts.deadline:
+                        raise httpx.ReadTimeout("the answer was not whole in time", request=request)
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-        if response.status_code >= 400:
-            raise refusal(response)
-        return response
+            return progress.failure(error)
+        return Reply(response.status_code, response.headers, b"".join(parts))
+
+    def request(self, method: str, path: str, **options: Any) -> Reply:
+        """`send` the call that `Call.of` makes."""
+        return self.send(Call.of(method, path, **options))
 
     def json(self, method: str, path: str, **options: Any) -> Any:
         """`request`, its answer's JSON."""
@@ -88,23 +153,68 @@ class Transport:
 
     @contextlib.contextmanager
     def lines(self, path: str, *, params: Mapping[str, str], headers: Mapping[str, str]) -> Iterator[Iterator[str]]:
-        """The lines of a streamed answer, as they come; silence does not end it."""
-        self._check_configured()
-        timeout = httpx.Timeout(None, connect=5.0)
+        """The lines of a streamed answer, as they come; silence does not end it, and nothing is sent again."""
+        self._service.check_configured()
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         try:
             with self._http.stream(
                 "GET", path, params=dict(params), headers=dict(headers), timeout=timeout
             ) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise refusal(response)
+                if not response.is_success:
+                    reply = Reply(response.status_code, response.headers, response.read())
+                    raise self._service.error_of(path, reply, self._timeout_s)
                 yield response.iter_lines()
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: httpx.HTTPError) -> MoorageApiError:
-        reason = str(error) or type(error).__name__
-        return MoorageApiError(0, "unreachable", f"{self.base_url} did not answer ({reason}); is the platform running?")
+            raise self._service.error_of(path, Lost(error), self._timeout_s) from error
 
     def close(self) -> None:
         self._http.close()
+
+
+class AsyncTransport:
+    """Calls of one event loop over at most `connections` kept connections; more wait for one, in order.
+
+    Cancelling a call closes its connection, which ends the work on the platform.
+    """
+
+    def __init__(
+        self, service: Service, *, policy: RetryPolicy, timeout_s: float = TIMEOUT_S, connections: int = CONNECTIONS
+    ) -> None:
+        self.base_url = service.base_url
+        self._service = service
+        self._policy = policy
+        self._timeout_s = timeout_s
+        self._http = httpx.AsyncClient(
+            base_url=service.base_url,
+            limits=_limits(connections),
+            headers={"authorization": f"Bearer {service.api_key}", **service.headers},
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            trust_env=not service.is_loopback,
+        )
+
+    async def send(self, call: Call) -> Reply:
+        """As `Transport.send`."""
+        attempts = _Attempts(self._service, self._policy, call, self._timeout_s)
+        while True:
+            outcome = await self._once(call, attempts)
+            wait_s = attempts.wait_s(outcome)
+            if wait_s is None:
+                assert isinstance(outcome, Reply)  # noqa: S101 - what a failure of None says
+                return outcome
+            await asyncio.sleep(wait_s)
+
+    async def _once(self, call: Call, attempts: _Attempts) -> Reply | Failure:
+        progress = _Progress()
+        request = self._http.build_request(
+            call.method, call.path, headers=_headers(call), content=call.body or None,
+            extensions={"trace": progress.note_async},
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(attempts.left_s):
+                response = await self._http.send(request)
+        except (httpx.HTTPError, TimeoutError) as error:
+            return progress.failure(error)
+        return Reply(response.status_code, response.headers, response.content)
+
+    async def close(self) -> None:
+        await self._http.aclose()

@@ -81,7 +81,7 @@ def _poll(registry: RegistryApi, version: Version) -> Version:
     try:
         return registry.version(version.model, version.version)
     except MoorageApiError as error:
-        if error.code == "unreachable" or error.status >= 500:
+        if error.status == 0 or error.status >= 500:
             return version
         raise
 
