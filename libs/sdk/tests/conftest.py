@@ -14,6 +14,9 @@ from moorage_common import api_keys
 from moorage_common.testing.servers import free_port, wait_until
 from moorage_sdk.client import Client
 
+sys.path.append(str(Path(__file__).parent))
+from sdk_far_side import FarServer, FarSide
+
 SCOPES = ["infer:*", "models:write", "deploy:write", "events:read", "logs:read", "usage:read", "keys:admin"]
 
 
@@ -76,4 +79,18 @@ def registry(nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def client(registry: Registry) -> Iterator[Client]:
     with Client(registry.url, "http://127.0.0.1:9", registry.api_key) as found:
+        yield found
+
+
+@pytest.fixture
+def far() -> Iterator[FarSide]:
+    """A V2 server with the model `double`."""
+    side = FarSide()
+    with FarServer(side):
+        yield side
+
+
+@pytest.fixture
+def caller(far: FarSide) -> Iterator[Client]:
+    with Client("", far.url, "key") as found:
         yield found

@@ -41,6 +41,10 @@ class RegistryApi:
     def tenants(self) -> list[Json]:
         return _rows(self._http.json("GET", "/v1/tenants"), "tenants")
 
+    def tenant(self, name: str) -> Json:
+        """`{name, limits, created_at}`: one's own tenant, or any to an administrator."""
+        return dict(self._http.json("GET", f"/v1/tenants/{_part(name)}"))
+
     def create_key(self, scopes: list[str], *, environment: str = "live", expires_in_s: float | None = None) -> Json:
         """A new key; its text, under `key`, is shown this once."""
         body: Json = {"scopes": scopes, "environment": environment}

@@ -100,7 +100,7 @@ class Transport:
         self, service: Service, *, policy: RetryPolicy, timeout_s: float = TIMEOUT_S, connections: int = CONNECTIONS
     ) -> None:
         self.base_url = service.base_url
-        self._service = service
+        self.service = service
         self._policy = policy
         self._timeout_s = timeout_s
         self._http = httpx.Client(
@@ -117,7 +117,7 @@ class Transport:
             MoorageApiError: another status than 2xx, or no answer (status 0, code `unreachable` or `timed_out`).
             NotConfigured: no address or no key.
         """
-        attempts = _Attempts(self._service, self._policy, call, self._timeout_s)
+        attempts = _Attempts(self.service, self._policy, call, self._timeout_s)
         while True:
             outcome = self._once(call, attempts)
             wait_s = attempts.wait_s(outcome)
@@ -154,7 +154,7 @@ class Transport:
     @contextlib.contextmanager
     def lines(self, path: str, *, params: Mapping[str, str], headers: Mapping[str, str]) -> Iterator[Iterator[str]]:
         """The lines of a streamed answer, as they come; silence does not end it, and nothing is sent again."""
-        self._service.check_configured()
+        self.service.check_configured()
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         try:
             with self._http.stream(
@@ -162,10 +162,10 @@ class Transport:
             ) as response:
                 if not response.is_success:
                     reply = Reply(response.status_code, response.headers, response.read())
-                    raise self._service.error_of(path, reply, self._timeout_s)
+                    raise self.service.error_of(path, reply, self._timeout_s)
                 yield response.iter_lines()
         except httpx.HTTPError as error:
-            raise self._service.error_of(path, Lost(error), self._timeout_s) from error
+            raise self.service.error_of(path, Lost(error), self._timeout_s) from error
 
     def close(self) -> None:
         self._http.close()

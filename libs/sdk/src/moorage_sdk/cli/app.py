@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from moorage_sdk.cli import account, catalog, deployments, inference, keys, ledger, manifests, platform, tenants
+from moorage_sdk.cli import account, bench, catalog, deployments, inference, keys, ledger, manifests, platform, tenants
 from moorage_sdk.cli.context import Options
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.command()(deployments.traffic)
 app.command()(deployments.status)
 app.command()(deployments.logs)
 app.command()(inference.infer)
+app.command()(bench.bench)
 app.command()(ledger.usage)
 app.command()(ledger.events)
 app.add_typer(keys.app, name="keys")

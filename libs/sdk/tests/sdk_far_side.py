@@ -1,0 +1,175 @@
+"""Far sides of the client's tests: a V2 server on uvicorn, and a bare socket that breaks connections on purpose."""
+
+import asyncio
+import gzip
+import json
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import uvicorn
+
+from moorage_common.testing.servers import wait_until
+from moorage_runtime.v2 import HEADER_LENGTH, decode_request, encode_response
+
+REQUEST_ID = "01J0000000000000000000000A.double.3.stable.7.0123456789abcdef01"
+METADATA = {
+    "name": "double",
+    "versions": ["3"],
+    "platform": "moorage_onnx",
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2], "parameters": {"columns": ["a", "b"]}}],
+    "outputs": [
+        {"name": "y", "datatype": "FP32", "shape": [-1, 2]},
+        {"name": "word", "datatype": "BYTES", "shape": [-1]},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it came."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    client: tuple[str, int]
+
+
+@dataclass
+class FarSide:
+    """Model `double`, version 3: `y` is twice `x`, `word` a text a row. `refusals` are answered first."""
+
+    url: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    refusals: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
+    is_held: bool = False
+    gone: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        self.seen.append(Seen(scope["method"], scope["path"], headers, body, tuple(scope["client"])))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(0)
+            status, more_headers, answer = await self._answer(scope["path"], headers, body, receive)
+        finally:
+            self.at_once -= 1
+        said = {"content-length": str(len(answer)), "moorage-request-id": REQUEST_ID, **more_headers}
+        pairs = [(name.encode(), value.encode()) for name, value in said.items()]
+        await send({"type": "http.response.start", "status": status, "headers": pairs})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _answer(
+        self, path: str, headers: Mapping[str, str], body: bytes, receive: Any
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        if self.is_held:
+            assert (await receive())["type"] == "http.disconnect"
+            self.gone += 1
+        if self.refusals:
+            status, more = self.refusals.popleft()
+            return status, {"content-type": "application/json", "moorage-error": "refused", **more}, b'{"error":"no"}'
+        if path.endswith("/ready"):
+            return 200, {"content-type": "application/json"}, b'{"name":"double","ready":true}'
+        if not path.endswith("/infer"):
+            return 200, {"content-type": "application/json"}, json.dumps(METADATA).encode()
+        if headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        request = decode_request(body, headers.get(HEADER_LENGTH))
+        x = request.inputs["x"]
+        words = np.empty(len(x), dtype=object)
+        words[:] = [f"Wörter {row}".encode() for row in range(len(x))]
+        outputs = {"y": x * 2, "word": words}
+        wanted = {name: outputs[name] for name in request.outputs or outputs}
+        encoded = encode_response(request, model_name="double", model_version="3", outputs=wanted)
+        if headers.get("accept-encoding") == "gzip":
+            return 200, {**encoded.headers, "content-encoding": "gzip"}, gzip.compress(encoded.body)
+        return 200, encoded.headers, encoded.body
+
+    def infers(self) -> list[Seen]:
+        return [seen for seen in self.seen if seen.path.endswith("/infer")]
+
+
+class FarServer:
+    """`FarSide` on a free loopback port, in a thread."""
+
+    def __init__(self, side: FarSide) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        side.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(side, lifespan="off", ws="none", log_config=None, timeout_keep_alive=75)
+        )
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        wait_until(lambda: self._server.started, timeout_s=10, what="the far side")
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._socket.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+
+
+class BrokenServer:
+    """Reads requests and does with each, over all connections, what `script` says next; after its end it answers.
+
+    `None` closes the connection without a byte, bytes are sent as they are and the connection closed.
+    """
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.script: deque[bytes | None] = deque()
+        self.requests: list[bytes] = []
+        self._answer = answer
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> "BrokenServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+            while line := stream.readline():
+                length = 0
+                while (header := stream.readline()).strip():
+                    if header.lower().startswith(b"content-length:"):
+                        length = int(header.split(b":")[1])
+                stream.read(length)
+                self.requests.append(line)
+                if self.script:
+                    said = self.script.popleft()
+                    if said is not None:
+                        connection.sendall(said)
+                    return
+                body = self._answer(line)
+                connection.sendall(OK % (len(body), body))
