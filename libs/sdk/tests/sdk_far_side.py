@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,13 @@ class Seen:
 
 @dataclass
 class FarSide:
-    """Model `double`, version 3: `y` is twice `x`, `word` a text a row. `refusals` are answered first."""
+    """Model `double`, version 3: `y` is twice `x`, `word` a text a row. `refusals` are answered first, `quota` bounds the answers."""
 
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
     refusals: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
+    quota: int | None = None
+    takes_zeros: bool = True
     is_held: bool = False
     gone: int = 0
     at_once: int = 0
@@ -87,8 +90,16 @@ class FarSide:
             return 200, {"content-type": "application/json"}, json.dumps(METADATA).encode()
         if headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
+        if self.quota is not None:
+            if self.quota == 0:
+                return 429, {"moorage-error": "over_quota", "retry-after": "1"}, b'{"error":"over the quota"}'
+            self.quota -= 1
         request = decode_request(body, headers.get(HEADER_LENGTH))
+        if request.inputs["x"].dtype != np.float32:
+            return 400, {"moorage-error": "bad_request"}, b'{"error":"x takes FP32"}'
         x = request.inputs["x"]
+        if not (x.any() or self.takes_zeros):
+            return 400, {"moorage-error": "bad_request"}, b'{"error":"no zeros"}'
         words = np.empty(len(x), dtype=object)
         words[:] = [f"Wörter {row}".encode() for row in range(len(x))]
         outputs = {"y": x * 2, "word": words}
@@ -103,14 +114,17 @@ class FarSide:
 
 
 class FarServer:
-    """`FarSide` on a free loopback port, in a thread."""
+    """`FarSide` on a free loopback port, in a thread; over TLS with a certificate and its key."""
 
-    def __init__(self, side: FarSide) -> None:
+    def __init__(self, side: FarSide, certificate: Path | None = None, key: Path | None = None) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
-        side.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        side.url = f"http{'s' if certificate else ''}://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = uvicorn.Server(
-            uvicorn.Config(side, lifespan="off", ws="none", log_config=None, timeout_keep_alive=75)
-        )
+            uvicorn.Config(
+                side, lifespan="off", ws="none", log_config=None, timeout_keep_alive=75,
+                ssl_certfile=certificate, ssl_keyfile=key,
+            )
+        )  # fmt: skip
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
 
     def __enter__(self) -> None:

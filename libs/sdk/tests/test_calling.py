@@ -70,6 +70,7 @@ def test_missing_values_travel_as_binary_and_not_as_json(far: FarSide, ask: Ask)
     assert np.isnan(ask(far.url, [[np.nan, 1.0]])["y"][0, 0])
     with pytest.raises(WrongInputs, match="NaN"):
         ask(far.url, [[np.nan, 1.0]], binary=False)
+    assert len(far.infers()) == 1
 
 
 def test_a_v2_request_goes_as_it_is_and_needs_no_metadata(far: FarSide, ask: Ask) -> None:

@@ -54,3 +54,25 @@ def test_inputs_are_read_from_files(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     with pytest.raises(WrongInputs, match="cannot be read"):
         read_inputs(tmp_path / "objects.npy")
+
+
+def test_pandas_own_types_go_as_the_model_declares() -> None:
+    matrix = pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": pd.array([0.5, 2], dtype="Float64")})
+    array = named_arrays(matrix, MATRIX)["input"]
+    assert array.dtype == np.float32
+    assert np.isnan(array[1, 0])
+    columns = pd.DataFrame({"colour": pd.Categorical(["red"]), "size": pd.array([3], dtype="Int64")})
+    arrays = named_arrays(columns, COLUMNS)
+    assert arrays["size"].dtype == np.float64
+    assert arrays["colour"].tolist() == ["red"]
+
+
+def test_a_text_that_is_missing_is_refused_rather_than_sent_as_text() -> None:
+    with pytest.raises(WrongInputs, match="colour: a text is missing"):
+        named_arrays(pd.DataFrame({"colour": ["red", None], "size": [1.0, 2.0]}), COLUMNS)
+
+
+def test_whole_numbers_are_not_made_of_halves() -> None:
+    whole = [TensorSpec(name="count", datatype="INT64", shape=[-1])]
+    halves = pd.DataFrame({"count": pd.array([1.5, 2.0], dtype="Float64")})
+    assert named_arrays(halves, whole)["count"].dtype == np.float64

@@ -7,7 +7,9 @@ it takes it. What it cannot see is a close that crosses the request: that is `Lo
 
 import asyncio
 import contextlib
+import functools
 import random
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,6 +30,17 @@ def _limits(connections: int) -> httpx.Limits:
     return httpx.Limits(
         max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_ALIVE_S
     )
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """One for the process, by SSL_CERT_FILE or httpx's own certificates: reading those takes a tenth of a second."""
+    return httpx.create_ssl_context()
+
+
+def _verify(service: Service) -> ssl.SSLContext | bool:
+    """False only where no TLS can be spoken: plain HTTP on this machine, where no proxy is asked either."""
+    return not service.is_plain_loopback and tls_context()
 
 
 def _headers(call: Call) -> dict[str, str]:
@@ -107,6 +120,7 @@ class Transport:
             base_url=service.base_url,
             limits=_limits(connections),
             headers={"authorization": f"Bearer {service.api_key}", **service.headers},
+            verify=_verify(service),
             trust_env=not service.is_loopback,
         )
 
@@ -189,6 +203,7 @@ class AsyncTransport:
             limits=_limits(connections),
             headers={"authorization": f"Bearer {service.api_key}", **service.headers},
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            verify=_verify(service),
             trust_env=not service.is_loopback,
         )
 

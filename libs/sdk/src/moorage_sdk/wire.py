@@ -121,6 +121,10 @@ class Service:
             return ipaddress.ip_address(host).is_loopback
         return host == "localhost"
 
+    @property
+    def is_plain_loopback(self) -> bool:
+        return self.is_loopback and self.base_url.startswith("http://")
+
     def error_of(self, path: str, outcome: Reply | Failure, timeout_s: float) -> MoorageApiError:
         """What the caller is told of an answer that is not a success, or of none."""
         if isinstance(outcome, Reply):

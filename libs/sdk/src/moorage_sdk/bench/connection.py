@@ -6,12 +6,13 @@ httpx costs half a millisecond of this process's CPU a call, which at 32 connect
 import asyncio
 import ssl
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
 
 from moorage_common.contracts.host_calls import ERROR_CODE, REQUEST_ID
+from moorage_sdk.transport import tls_context
 from moorage_sdk.wire import Call, Service, retry_after_s
 
 
@@ -40,7 +41,7 @@ class Target:
         return cls(
             host=url.hostname or "",
             port=url.port or (443 if is_tls else 80),
-            tls=ssl.create_default_context() if is_tls else None,
+            tls=tls_context() if is_tls else None,
             request="\r\n".join([*lines, "", ""]).encode() + call.body,
         )
 
@@ -102,8 +103,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream protocol's
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -124,7 +124,7 @@ def _warn(client: "Client", steps: list[int]) -> None:
 def _watched(connections: int, seconds: float) -> Iterator["Tick"]:
     """Progress on a terminal; a line a step elsewhere."""
     if not sys.stderr.isatty():
-        say(f"{connections} connections, at most {seconds:g} s")
+        say(f"connections: {connections}, at most {seconds:g} s")
         yield lambda _observed: None
         return
     from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
