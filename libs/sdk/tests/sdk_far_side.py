@@ -15,7 +15,7 @@ import numpy as np
 import uvicorn
 
 from moorage_common.testing.servers import wait_until
-from moorage_runtime.v2 import HEADER_LENGTH, decode_request, encode_response
+from moorage_runtime.v2 import HEADER_LENGTH, Encoded, decode_request, encode_response
 
 REQUEST_ID = "01J0000000000000000000000A.double.3.stable.7.0123456789abcdef01"
 METADATA = {
@@ -41,9 +41,20 @@ class Seen:
     client: tuple[str, int]
 
 
+class Refusal(Exception):
+    """An answer of another status than 200."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status, self.text, self.headers = status, text, headers or {"moorage-error": "bad_request"}
+
+
 @dataclass
 class FarSide:
-    """Model `double`, version 3: `y` is twice `x`, `word` a text a row. `refusals` are answered first, `quota` bounds the answers."""
+    """Model `double`, version 3: `y` is twice `x`, `word` a text a row.
+
+    `refusals` are answered first; after `quota` inferences each is refused.
+    """
 
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
@@ -81,33 +92,40 @@ class FarSide:
         if self.is_held:
             assert (await receive())["type"] == "http.disconnect"
             self.gone += 1
-        if self.refusals:
-            status, more = self.refusals.popleft()
-            return status, {"content-type": "application/json", "moorage-error": "refused", **more}, b'{"error":"no"}'
-        if path.endswith("/ready"):
-            return 200, {"content-type": "application/json"}, b'{"name":"double","ready":true}'
-        if not path.endswith("/infer"):
-            return 200, {"content-type": "application/json"}, json.dumps(METADATA).encode()
+        try:
+            if self.refusals:
+                status, more = self.refusals.popleft()
+                raise Refusal(status, "no", {"moorage-error": "refused", **more})
+            if path.endswith("/infer"):
+                encoded = self._infer(headers, body)
+            else:
+                found = {"name": "double", "ready": True} if path.endswith("/ready") else METADATA
+                encoded = Encoded(json.dumps(found).encode(), {"content-type": "application/json"})
+        except Refusal as refusal:
+            error = json.dumps({"error": refusal.text}).encode()
+            return refusal.status, {"content-type": "application/json", **refusal.headers}, error
+        if headers.get("accept-encoding") == "gzip":
+            return 200, {**encoded.headers, "content-encoding": "gzip"}, gzip.compress(encoded.body)
+        return 200, encoded.headers, encoded.body
+
+    def _infer(self, headers: Mapping[str, str], body: bytes) -> Encoded:
         if headers.get("content-encoding") == "gzip":
             body = gzip.decompress(body)
+        if self.quota == 0:
+            raise Refusal(429, "over the quota", {"moorage-error": "over_quota", "retry-after": "1"})
         if self.quota is not None:
-            if self.quota == 0:
-                return 429, {"moorage-error": "over_quota", "retry-after": "1"}, b'{"error":"over the quota"}'
             self.quota -= 1
         request = decode_request(body, headers.get(HEADER_LENGTH))
-        if request.inputs["x"].dtype != np.float32:
-            return 400, {"moorage-error": "bad_request"}, b'{"error":"x takes FP32"}'
         x = request.inputs["x"]
+        if x.dtype != np.float32:
+            raise Refusal(400, "x takes FP32")
         if not (x.any() or self.takes_zeros):
-            return 400, {"moorage-error": "bad_request"}, b'{"error":"no zeros"}'
+            raise Refusal(400, "no zeros")
         words = np.empty(len(x), dtype=object)
         words[:] = [f"Wörter {row}".encode() for row in range(len(x))]
         outputs = {"y": x * 2, "word": words}
         wanted = {name: outputs[name] for name in request.outputs or outputs}
-        encoded = encode_response(request, model_name="double", model_version="3", outputs=wanted)
-        if headers.get("accept-encoding") == "gzip":
-            return 200, {**encoded.headers, "content-encoding": "gzip"}, gzip.compress(encoded.body)
-        return 200, encoded.headers, encoded.body
+        return encode_response(request, model_name="double", model_version="3", outputs=wanted)
 
     def infers(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.endswith("/infer")]

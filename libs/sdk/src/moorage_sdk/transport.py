@@ -23,7 +23,7 @@ from moorage_sdk.wire import Call, Reply, Service, failure_of
 TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
 KEEP_ALIVE_S = 30.0
-CONNECTIONS = 64
+CONNECTIONS = 32
 
 
 def _limits(connections: int) -> httpx.Limits:
@@ -198,6 +198,8 @@ class AsyncTransport:
         self._service = service
         self._policy = policy
         self._timeout_s = timeout_s
+        # httpx looks through all that wait whenever a call ends, so those who wait do it here.
+        self._free = asyncio.Semaphore(connections)
         self._http = httpx.AsyncClient(
             base_url=service.base_url,
             limits=_limits(connections),
@@ -225,7 +227,7 @@ class AsyncTransport:
             extensions={"trace": progress.note_async},
         )  # fmt: skip
         try:
-            async with asyncio.timeout(attempts.left_s):
+            async with asyncio.timeout(attempts.left_s), self._free:
                 response = await self._http.send(request)
         except (httpx.HTTPError, TimeoutError) as error:
             return progress.failure(error)

@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 
 from moorage_common.contracts.host_calls import ERROR_CODE
 from moorage_sdk.errors import MoorageApiError, NotConfigured
-from moorage_sdk.retry import Failure, Lost, Refused, Repeat
+from moorage_sdk.retry import Failure, Lost, Refused, Repeat, Unsent
 
 READING = frozenset({"GET", "HEAD"})
 
@@ -131,6 +131,9 @@ class Service:
             return self._refusal(path, outcome)
         if isinstance(outcome, Lost) and not outcome.in_time:
             text = f"{self.base_url}{path} did not answer within {timeout_s:g} s; the call was ended"
+            return MoorageApiError(0, "timed_out", text)
+        if isinstance(outcome, Unsent) and isinstance(outcome.cause, TimeoutError):
+            text = f"{self.base_url}: no connection was free within {timeout_s:g} s; make fewer calls at once"
             return MoorageApiError(0, "timed_out", text)
         cause = outcome.cause if not isinstance(outcome, Refused) else None
         reason = str(cause) or type(cause).__name__
