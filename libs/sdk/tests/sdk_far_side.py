@@ -161,13 +161,14 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r
 class BrokenServer:
     """Reads requests and does with each, over all connections, what `script` says next; after its end it answers.
 
-    `None` closes the connection without a byte, bytes are sent as they are and the connection closed.
+    `None` closes the connection without a byte, bytes are sent as they are, a function does what it likes with the
+    socket; then the connection is closed.
     """
 
     def __init__(self, answer: Callable[[bytes], bytes]) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.script: deque[bytes | None] = deque()
+        self.script: deque[bytes | Callable[[socket.socket], None] | None] = deque()
         self.requests: list[bytes] = []
         self._answer = answer
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -200,7 +201,9 @@ class BrokenServer:
                 self.requests.append(line)
                 if self.script:
                     said = self.script.popleft()
-                    if said is not None:
+                    if callable(said):
+                        said(connection)
+                    elif said is not None:
                         connection.sendall(said)
                     return
                 body = self._answer(line)

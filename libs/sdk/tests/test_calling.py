@@ -1,9 +1,13 @@
 """Asking a model, blocking and async, over a real server."""
 
 import asyncio
+import contextlib
 import inspect
 import json
+import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -153,6 +157,32 @@ def test_a_call_out_of_time_ends_and_closes_its_connection(far: FarSide, ask: As
     assert (caught.value.status, caught.value.code) == (0, "timed_out")
     wait_until(lambda: far.gone == 1, timeout_s=5, what="the far side seeing the client go")
     assert len(far.infers()) == 1
+
+
+def test_an_answer_that_trickles_does_not_outlive_the_calls_time(ask: Ask) -> None:
+    def trickle(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not ended.wait(0.02):
+                connection.sendall(b" ")
+
+    ended = threading.Event()
+    request = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+    with BrokenServer(lambda _line: b"{}") as server:
+        server.script.append(trickle)
+        with pytest.raises(MoorageApiError) as caught:
+            ask(server.url, request, timeout_s=0.3)
+        ended.set()
+    assert caught.value.code == "timed_out"
+    assert len(server.requests) == 1
+
+
+def test_threads_share_a_client(far: FarSide, caller: Client) -> None:
+    rows = [np.full((1, 2), at, dtype=np.float32) for at in range(100)]
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda row: caller.infer("double", row)["y"][0, 0], rows))
+    assert answers == [2.0 * at for at in range(100)]
+    assert len({seen.client for seen in far.seen}) <= 16
 
 
 def test_an_address_where_nothing_listens_is_tried_again_and_then_said(ask: Ask) -> None:

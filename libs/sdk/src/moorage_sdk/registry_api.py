@@ -9,7 +9,9 @@ from moorage_common.contracts.events import CloudEvent
 from moorage_sdk.answers import Change, DeploymentStatus, Traffic, Version
 from moorage_sdk.errors import MoorageApiError
 from moorage_sdk.spec import Json
-from moorage_sdk.transport import Transport
+from moorage_sdk.transport import TIMEOUT_S, Transport
+
+_SLOWEST_UPLOAD_BYTES_PER_S = 250_000
 
 
 def _rows(answer: Any, name: str) -> list[Any]:
@@ -71,7 +73,8 @@ class RegistryApi:
 
     def upload_artifact(self, digest: str, content: bytes) -> None:
         headers = {"content-type": "application/octet-stream"}
-        self._http.request("PUT", f"/v1/artifacts/{digest}", content=content, headers=headers)
+        timeout_s = TIMEOUT_S + len(content) / _SLOWEST_UPLOAD_BYTES_PER_S
+        self._http.request("PUT", f"/v1/artifacts/{digest}", content=content, headers=headers, timeout_s=timeout_s)
 
     def create_version(self, model: str, body: Json) -> Version:
         return Version.model_validate(self._http.json("POST", f"/v1/models/{_part(model)}/versions", json=body))

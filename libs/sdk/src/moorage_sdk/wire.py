@@ -44,7 +44,7 @@ class Call:
         content: bytes = b"",
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        retries: int | None = None,
+        timeout_s: float | None = None,
     ) -> Self:
         """A call with a JSON body, or with `content`."""
         found = dict(headers or {})
@@ -53,7 +53,7 @@ class Call:
             found["content-type"] = "application/json"
         query = f"?{urlencode(params)}" if params else ""
         repeat = Repeat.READS if method in READING else Repeat.ACTS
-        return cls(method, path + query, found, content, repeat, retries=retries)
+        return cls(method, path + query, found, content, repeat, timeout_s=timeout_s)
 
 
 @dataclass(frozen=True, slots=True)

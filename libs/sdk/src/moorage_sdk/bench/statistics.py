@@ -2,10 +2,17 @@
 
 import math
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ordered = Sequence[float] | NDArray[np.float64]
+"""Ascending."""
 
 OVER_QUOTA = "429 "
 """How the name of an error begins that the quota made, not the model."""
@@ -67,15 +74,11 @@ class Step:
         return sum(self.errors.values()) - self.over_quota
 
 
-def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """By nearest rank: the least value that `share` of all do not exceed. None for fewer than 1 / (1 - share) values.
-
-    Args:
-        ordered: ascending.
-    """
+def percentile(ordered: Ordered, share: float) -> float | None:
+    """By nearest rank: the least value that `share` of all do not exceed; None for fewer than 1 / (1 - share)."""
     if len(ordered) < 1 / (1 - share) - 1e-9:
         return None
-    return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
+    return float(ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)])
 
 
 def _edges(least: float, most: float, steps: Sequence[float]) -> list[float]:
@@ -87,40 +90,36 @@ def _edges(least: float, most: float, steps: Sequence[float]) -> list[float]:
     return every[begin : end + 1]
 
 
-def histogram(ordered_ms: Sequence[float]) -> list[Bar]:
+def histogram(ordered_ms: Ordered) -> list[Bar]:
     """Bars of growing width with round ends, so that body and tail both show.
 
     Args:
         ordered_ms: ascending and positive.
     """
-    if not ordered_ms:
+    if not len(ordered_ms):
         return []
     edges = _edges(ordered_ms[0], ordered_ms[-1], _FINE)
     if len(edges) > _BARS_MAX:
         edges = _edges(ordered_ms[0], ordered_ms[-1], _COARSE)
-    counts, bar = [0] * (len(edges) - 1), 0
-    for value in ordered_ms:
-        while value > edges[bar + 1]:
-            bar += 1
-        counts[bar] += 1
-    return [Bar(upto, count) for (_, upto), count in zip(pairwise(edges), counts, strict=True)]
+    upto = [bisect_right(ordered_ms, edge) for edge in edges]
+    return [Bar(edge, after - before) for edge, (before, after) in zip(edges[1:], pairwise(upto), strict=True)]
 
 
 def summarize(observed: Observed) -> Step:
     """The numbers of a step."""
-    ordered = sorted(max(1e-6, seconds) * 1e3 for seconds in observed.latencies_s)
+    ordered = np.maximum(np.sort(np.array(observed.latencies_s)) * 1e3, 1e-3)
     count = len(ordered)
     return Step(
         connections=observed.connections,
         seconds=observed.seconds,
         answered=count,
         per_second=count / observed.seconds if observed.seconds else 0.0,
-        mean_ms=sum(ordered) / count if count else None,
+        mean_ms=float(np.mean(ordered)) if count else None,
         p50_ms=percentile(ordered, 0.5),
         p90_ms=percentile(ordered, 0.9),
         p99_ms=percentile(ordered, 0.99),
         p999_ms=percentile(ordered, 0.999),
-        max_ms=ordered[-1] if count else None,
+        max_ms=float(ordered[-1]) if count else None,
         errors=dict(observed.errors.most_common()),
         versions=dict(observed.versions.most_common()),
         histogram=histogram(ordered),
