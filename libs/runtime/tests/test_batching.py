@@ -10,6 +10,7 @@ import pytest
 
 from moorage_common.errors import BadRequest, DeadlineExceeded, Internal, Unavailable
 from moorage_runtime.batching import Batcher
+from moorage_runtime.limits import Limits
 from moorage_runtime.v2 import Array
 
 WANTED = ("y",)
@@ -38,7 +39,7 @@ class Doubles:
 
 
 def _batcher(model: Doubles, *, batchable: bool = True, max_batch: int = 64, max_waiting: int = 1000) -> Batcher:
-    return Batcher(model, batchable=batchable, max_batch=max_batch, max_waiting=max_waiting, name="t")
+    return Batcher(model, batchable=batchable, max_batch=max_batch, limits=Limits(max_waiting=max_waiting), name="t")
 
 
 async def _ask(batcher: Batcher, *values: float, within_s: float = 20.0, dtype: str = "f8") -> list[float]:

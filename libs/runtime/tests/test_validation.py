@@ -69,7 +69,7 @@ def _run(blobs: Any, shift: float = 0.0, **changes: Any) -> ValidationRun:
 
 def _validate(run: ValidationRun, tmp_path: Path) -> Any:
     cache = ArtifactCache(tmp_path / "cache")
-    return run_validation(run, Versions("demo", cache, max_waiting=1), cache)
+    return run_validation(run, Versions("demo", cache), cache)
 
 
 def test_a_version_that_answers_as_seen_passes(blobs: Any, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_version_without_examples_is_unchecked(blobs: Any, tmp_path: Path) -> 
 
 def test_another_tenants_version_is_rejected(blobs: Any, tmp_path: Path) -> None:
     cache = ArtifactCache(tmp_path / "cache")
-    result = run_validation(_run(blobs), Versions("other", cache, max_waiting=1), cache)
+    result = run_validation(_run(blobs), Versions("other", cache), cache)
     assert (result.state, "this host is tenant 'other'" in result.reason) == ("rejected", True)
 
 

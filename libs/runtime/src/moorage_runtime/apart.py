@@ -141,7 +141,7 @@ def main() -> None:
     job = Job.model_validate_json(text)
     cache = ArtifactCache(Path(job.cache_dir))
     try:
-        result = run_validation(job.run, Versions(job.tenant, cache, max_waiting=1), cache)
+        result = run_validation(job.run, Versions(job.tenant, cache), cache)
     except MoorageError as error:
         sys.stdout.write(f"\n{error.message}\n")
         sys.exit(_TRY_AGAIN)

@@ -5,6 +5,7 @@ from pydantic import Field
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.model import Contract
 from moorage_common.contracts.tensors import Format
+from moorage_runtime.limits import Limits
 
 
 class HostConfig(Contract):
@@ -18,4 +19,23 @@ class HostConfig(Contract):
     warm: list[Format] = Field(default=[], description="Formats whose libraries to import at start, for later loads.")
     devices: list[int] = Field(default=[], description="GPUs given by the scheduler; empty: those that Ray gave.")
     max_body_bytes: int = Field(default=64 * 1024 * 1024, description="Largest request, unpacked.")
-    max_waiting: int = Field(default=256, description="Requests a version holds before it answers 503.")
+    max_concurrent: int = Field(
+        default=1024, description="Requests the host answers at a time, all versions; then 503."
+    )
+    max_waiting: int = Field(default=512, description="Requests a version holds before it answers 503.")
+    max_queue_age_ms: int = Field(default=10_000, description="A request that waited longer is answered 503, not run.")
+    max_rows: int = Field(default=100_000, description="Rows that one request may have; more are answered 413.")
+    max_batch_bytes: int = Field(
+        default=16 * 1024 * 1024, description="Most input bytes put together into one batch; larger requests run alone."
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """What the host takes before it refuses."""
+        return Limits(
+            max_concurrent=self.max_concurrent,
+            max_waiting=self.max_waiting,
+            max_queue_age_s=self.max_queue_age_ms / 1000,
+            max_rows=self.max_rows,
+            max_batch_bytes=self.max_batch_bytes,
+        )

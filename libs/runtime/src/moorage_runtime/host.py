@@ -60,12 +60,12 @@ class ReplicaHost:
         self._token = secrets.token_urlsafe(32)
         self._generation = hashlib.sha256(self._token.encode()).hexdigest()[:16]
         cache = ArtifactCache(Path(self._config.cache_dir))
-        self._versions = Versions(self._config.tenant, cache, max_waiting=self._config.max_waiting)
+        self._versions = Versions(self._config.tenant, cache, self._config.limits)
         for spec in self._config.loads:
             self._versions.announce(spec)
         self._validator = Validator()
         app = HostApp(
-            Inference(self._versions),
+            Inference(self._versions, self._config.limits),
             tenant=self._config.tenant,
             token=self._token,
             max_body_bytes=self._config.max_body_bytes,

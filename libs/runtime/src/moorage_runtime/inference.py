@@ -3,82 +3,134 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from moorage_common.errors import DeadlineExceeded, Internal
+from moorage_common.errors import DeadlineExceeded, Internal, TooLarge, Unavailable
 from moorage_runtime.conform import chosen_outputs, conform
+from moorage_runtime.limits import Limits
 from moorage_runtime.v2 import Array, Encoded, InferRequest, decode_request, encode_response
-from moorage_runtime.versions import Versions
+from moorage_runtime.versions import Served, Versions
 
 OutputState = Literal["ok", "nan", "constant"]
 
 INLINE_BYTES = 256 * 1024
-"""Larger bodies are decoded and encoded in a thread, so that they do not hold up the small ones."""
+"""Larger JSON is decoded and encoded in a thread, so that it does not hold up the small requests."""
+
+INLINE_RAW_BYTES = 4 * 1024 * 1024
+"""The same for bodies of raw numbers, which are not looked at but copied at most."""
 
 CONSTANT_ROWS = 16
 """Fewer equal rows than this say nothing about a model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An encoded answer and what the router wants to know of it. `refusal` is set where JSON cannot carry it."""
+class Answer(NamedTuple):
+    """An encoded answer and what the router wants to know of it. `refusal` is set where JSON cannot carry it.
+
+    `service_us`, `queue_us` and `batch_rows` are `Predicted`'s.
+    """
 
     encoded: Encoded | None
     refusal: Internal | None
     rows: int
     service_us: int
     state: OutputState
+    queue_us: int
+    batch_rows: int
 
 
 class Inference:
-    """Answers inference requests from the versions held."""
+    """Answers inference requests from the versions held. Used from one event loop."""
 
-    def __init__(self, versions: Versions) -> None:
+    def __init__(self, versions: Versions, limits: Limits | None = None) -> None:
         self._versions = versions
+        self._limits = limits or Limits()
+        self._concurrent = 0
 
     async def answer(self, model: str, version: int, body: bytes, header_length: str | None, deadline: float) -> Answer:
-        """Answer one V2 request within `deadline` (on `time.monotonic`).
+        """Answer one V2 request within `deadline` (on `time.monotonic`). Cancelled, it leaves nothing behind.
 
         Raises:
-            MoorageError: 400, 404, 500, 503 or 504, with a text for the caller.
+            MoorageError: 400, 404, 413, 500, 503 or 504, with a text for the caller.
         """
         served = self._versions.serving(model, version)
         if deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline passed before the request reached the model")
-        inline = len(body) <= INLINE_BYTES
+        if self._concurrent >= self._limits.max_concurrent:
+            raise Unavailable(
+                f"this replica host answers {self._concurrent} requests already; try again, or raise the deployment's "
+                "max replicas",
+                code="host_busy",
+                retry_after_s=1,
+            )
+        self._concurrent += 1
+        try:
+            return await self._answer(served, body, header_length, deadline)
+        finally:
+            self._concurrent -= 1
+
+    async def _answer(self, served: Served, body: bytes, header_length: str | None, deadline: float) -> Answer:
         request = (
             decode_request(body, header_length)
-            if inline
+            if len(body) <= _inline_bytes(served, header_length)
             else await asyncio.to_thread(decode_request, body, header_length)
         )
         inputs, rows = conform(served.signature, request.inputs)
+        if rows > self._limits.max_rows:
+            raise TooLarge(
+                f"the request has {rows} rows, at most {self._limits.max_rows} are taken; send fewer rows at a time",
+                code="too_many_rows",
+            )
         wanted = chosen_outputs(served.signature, request.outputs)
         predicted = await served.batcher.predict(inputs, rows=rows, wanted=wanted, deadline=deadline)
-        state = output_state(inputs, predicted.outputs, rows)
-        size = sum(array.nbytes for array in predicted.outputs.values())
+        outputs = predicted.outputs
+        state = output_state(inputs, outputs, rows, finite=predicted.finite)
+        encoded, refusal = None, None
         try:
             encoded = (
-                _encode(request, model, version, predicted.outputs)
-                if size <= INLINE_BYTES
-                else await asyncio.to_thread(_encode, request, model, version, predicted.outputs)
+                _encode(request, served, outputs)
+                if _encodes_inline(request, outputs)
+                else await asyncio.to_thread(_encode, request, served, outputs)
             )
-        except Internal as refusal:
-            return Answer(None, refusal, rows, predicted.service_us, state)
-        return Answer(encoded, None, rows, predicted.service_us, state)
+        except Internal as error:
+            refusal = error
+        return Answer(encoded, refusal, rows, predicted.service_us, state, predicted.queue_us, predicted.batch_rows)
 
 
-def _encode(request: InferRequest, model: str, version: int, outputs: Mapping[str, Array]) -> Encoded:
-    return encode_response(request, model_name=model, model_version=str(version), outputs=outputs)
+def _inline_bytes(served: Served, header_length: str | None) -> int:
+    """The largest body that is decoded in the event loop."""
+    if header_length is None or not served.plain or not header_length.isdecimal():
+        return INLINE_BYTES
+    return INLINE_RAW_BYTES if len(header_length) < 10 and int(header_length) <= INLINE_BYTES else INLINE_BYTES
 
 
-def output_state(inputs: Mapping[str, Array], outputs: Mapping[str, Array], rows: int) -> OutputState:
+def _encodes_inline(request: InferRequest, outputs: Mapping[str, Array]) -> bool:
+    size = sum([array.nbytes for array in outputs.values()])
+    if size <= INLINE_BYTES:
+        return True
+    raw = all(request.wants_binary(name) and a.dtype.kind in "iufb" for name, a in outputs.items())
+    return raw and size <= INLINE_RAW_BYTES
+
+
+def _encode(request: InferRequest, served: Served, outputs: Mapping[str, Array]) -> Encoded:
+    spec = served.spec
+    return encode_response(request, model_name=spec.model, model_version=str(spec.version), outputs=outputs)
+
+
+def output_state(
+    inputs: Mapping[str, Array], outputs: Mapping[str, Array], rows: int, *, finite: bool = False
+) -> OutputState:
     """`nan` if a float output holds NaN or Inf; `constant` if CONSTANT_ROWS or more rows that differ all got the very
-    same floats; else `ok`."""
+    same floats; else `ok`.
+
+    Args:
+        finite: the floats are known to be finite.
+    """
+    if finite and rows < CONSTANT_ROWS:
+        return "ok"
     floats = [a for a in outputs.values() if a.dtype.kind == "f" and a.size]
-    if not all(np.isfinite(a).all() for a in floats):
+    if not finite and not all(np.isfinite(a).all() for a in floats):
         return "nan"
     if rows < CONSTANT_ROWS or not floats or not all(len(a) == rows and (a == a[0]).all() for a in floats):
         return "ok"

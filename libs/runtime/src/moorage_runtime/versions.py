@@ -12,8 +12,9 @@ from moorage_common.contracts.endpoints import HeldVersion
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import MoorageError, NotFound, Unavailable, Unprocessable
 from moorage_runtime.artifacts import ArtifactCache
-from moorage_runtime.batching import Batcher
-from moorage_runtime.formats import Model, load_model
+from moorage_runtime.batching import Batcher, Turn
+from moorage_runtime.formats import Model, inline_s, load_model
+from moorage_runtime.limits import Limits
 from moorage_runtime.v2 import DTYPES, Array
 
 log = structlog.get_logger()
@@ -22,11 +23,12 @@ DRAIN_S = 30.0
 
 
 class Served:
-    """A version that answers."""
+    """A version that answers. `plain`: its inputs are numbers that raw bytes hold as numpy does."""
 
     def __init__(self, spec: LoadSpec, batcher: Batcher) -> None:
         self.spec = spec
         self.batcher = batcher
+        self.plain = not {t.datatype for t in spec.signature.inputs} & {"BYTES", "BF16"}
 
     @property
     def signature(self) -> Signature:
@@ -46,10 +48,11 @@ class _Slot:
 class Versions:
     """Versions of one tenant by (model, version); safe for threads."""
 
-    def __init__(self, tenant: str, cache: ArtifactCache, *, max_waiting: int) -> None:
+    def __init__(self, tenant: str, cache: ArtifactCache, limits: Limits | None = None) -> None:
         self._tenant = tenant
         self._cache = cache
-        self._max_waiting = max_waiting
+        self._limits = limits or Limits()
+        self._turn = Turn()
         self._slots: dict[tuple[str, int], _Slot] = {}
 
     def announce(self, spec: LoadSpec) -> None:
@@ -77,8 +80,10 @@ class Versions:
                 model,
                 batchable=spec.signature.batchable,
                 max_batch=spec.max_batch,
-                max_waiting=self._max_waiting,
                 name=f"{spec.model}-{spec.version}",
+                limits=self._limits,
+                turn=self._turn,
+                inline_s=inline_s(model),
             )
             slot.served = Served(spec, batcher)
             slot.become("ready")

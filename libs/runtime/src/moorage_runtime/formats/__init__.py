@@ -8,6 +8,7 @@ from typing import Protocol
 
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.errors import Unprocessable
+from moorage_runtime.pacing import INLINE_S
 from moorage_runtime.v2 import Array
 
 LOADERS: dict[str, str] = {
@@ -32,6 +33,11 @@ class Model(Protocol):
 
 
 Loader = Callable[[Path, LoadSpec], Model]
+
+
+def inline_s(model: Model) -> float:
+    """The most that one predict may take of the event loop: a model may say another `inline_s` than INLINE_S."""
+    return float(getattr(model, "inline_s", INLINE_S))
 
 
 def load_model(path: Path, spec: LoadSpec) -> Model:
