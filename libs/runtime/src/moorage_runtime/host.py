@@ -19,6 +19,7 @@ from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.config import HostConfig
 from moorage_runtime.formats import warm
 from moorage_runtime.inference import Inference
+from moorage_runtime.interpreter import hand_over_soon, settle_garbage, share_processor
 from moorage_runtime.server import HostApp, HostServer
 from moorage_runtime.versions import Versions
 
@@ -57,6 +58,8 @@ class ReplicaHost:
         """
         self._config = HostConfig.model_validate_json(config_json)
         self._ring = _configure_logs()
+        hand_over_soon()
+        share_processor(max([spec.threads for spec in self._config.loads], default=1))
         self._token = secrets.token_urlsafe(32)
         self._generation = hashlib.sha256(self._token.encode()).hexdigest()[:16]
         cache = ArtifactCache(Path(self._config.cache_dir))
@@ -80,6 +83,7 @@ class ReplicaHost:
             self._versions.load(spec)
         for model_format in self._config.warm:
             warm(model_format)
+        settle_garbage()
 
     def identity(self) -> dict[str, Any]:
         """generation, token, address (`host:port`), pid, devices, versions (`HeldVersion` dicts)."""
@@ -99,6 +103,7 @@ class ReplicaHost:
     def unload(self, model: str, version: int) -> None:
         """Drain and drop a version; new requests for it get 503 `draining`. Blocks meanwhile."""
         self._versions.unload(model, version)
+        settle_garbage()
 
     def validate(self, run_json: str) -> dict[str, Any]:
         """Run a `ValidationRun` in a process of its own beside what is served; the `ValidationResult`. Blocks.

@@ -14,6 +14,7 @@ from moorage_common.errors import MoorageError, NotFound, Unavailable, Unprocess
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.batching import Batcher, Turn
 from moorage_runtime.formats import Model, inline_s, load_model
+from moorage_runtime.interpreter import settle_garbage, share_processor
 from moorage_runtime.limits import Limits
 from moorage_runtime.v2 import DTYPES, Array
 
@@ -74,6 +75,7 @@ class Versions:
                 log.warning("version failed to load", model=spec.model, version=spec.version, reason=reason)
                 slot.become("failed", reason)
                 return slot.held
+            share_processor(self._threads(spec))
             if slot.served is not None:
                 slot.served.batcher.close()
             batcher = Batcher(
@@ -86,6 +88,7 @@ class Versions:
                 inline_s=inline_s(model),
             )
             slot.served = Served(spec, batcher)
+            settle_garbage()
             slot.become("ready")
             took = round(time.monotonic() - began, 3)
             log.info("version loaded", model=spec.model, version=spec.version, seconds=took)
@@ -122,6 +125,11 @@ class Versions:
 
     def held(self) -> list[HeldVersion]:
         return [slot.held for slot in list(self._slots.values())]
+
+    def _threads(self, spec: LoadSpec) -> int:
+        """Threads of the native libraries, which are the whole process's: the most that a version of it asked for."""
+        slots = list(self._slots.values())
+        return max([spec.threads, *[slot.served.spec.threads for slot in slots if slot.served is not None]])
 
     def serving(self, model: str, version: int) -> Served:
         """The version if it answers now.

@@ -12,6 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Datatype, Signature, TensorSpec
 from moorage_common.errors import BadRequest, Unprocessable
+from moorage_runtime.pacing import INLINE_BESIDE_S
 from moorage_runtime.v2 import Array, texts
 
 DATATYPES: dict[str, Datatype] = {
@@ -34,10 +35,14 @@ DATATYPES: dict[str, Datatype] = {
 class OnnxModel:
     """An onnxruntime session."""
 
+    inline_s = INLINE_BESIDE_S
+
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
         self._text_inputs = {i.name for i in session.get_inputs() if i.type == "tensor(string)"}
         self._outputs = {o.name for o in session.get_outputs()}
+        if "CUDAExecutionProvider" in session.get_providers():
+            self.inline_s = 0.0  # waiting for a device is no work for the event loop
 
     def predict(self, inputs: dict[str, Array], wanted: Collection[str]) -> dict[str, Array]:
         """Run the graph as far as `wanted` needs."""
