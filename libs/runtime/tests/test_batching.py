@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,22 +12,25 @@ import pytest
 from moorage_common.errors import BadRequest, DeadlineExceeded, Internal, Unavailable
 from moorage_runtime.batching import Batcher
 from moorage_runtime.limits import Limits
+from moorage_runtime.pacing import INLINE_S
 from moorage_runtime.v2 import Array
 
 WANTED = ("y",)
 
 
 class Doubles:
-    """Answers 2x after `gate` opens; refuses 13, breaks on 666; remembers rows of each call."""
+    """Answers 2x after `gate` opens; refuses 13, breaks on 666; remembers rows and thread of each call."""
 
     def __init__(self, *, rows_out: int | None = None) -> None:
         self.calls: list[int] = []
+        self.threads: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Event()
         self._rows_out = rows_out
 
     def predict(self, inputs: dict[str, Array], wanted: Collection[str]) -> dict[str, Array]:
+        self.threads.append(threading.get_ident())
         self.started.set()
         assert self.gate.wait(10)
         x = inputs["x"]
@@ -38,8 +42,12 @@ class Doubles:
         return {"y": (x * 2)[: self._rows_out], "unwanted": x}
 
 
-def _batcher(model: Doubles, *, batchable: bool = True, max_batch: int = 64, max_waiting: int = 1000) -> Batcher:
-    return Batcher(model, batchable=batchable, max_batch=max_batch, limits=Limits(max_waiting=max_waiting), name="t")
+def _batcher(
+    model: Doubles, *, batchable: bool = True, max_batch: int = 64, inline_s: float = INLINE_S, **limits: Any
+) -> Batcher:
+    return Batcher(
+        model, batchable=batchable, max_batch=max_batch, name="t", limits=Limits(**limits), inline_s=inline_s
+    )
 
 
 async def _ask(batcher: Batcher, *values: float, within_s: float = 20.0, dtype: str = "f8") -> list[float]:
@@ -160,3 +168,169 @@ async def test_what_waited_past_its_deadline_is_not_run() -> None:
     assert await _ask(batcher, 1) == [2]
     assert model.calls == [1, 1]
     batcher.close()
+
+
+async def test_one_bad_row_among_many_costs_a_halving_and_fails_alone() -> None:
+    model = Doubles()
+    batcher = _batcher(model)
+    first = await _busy(model, batcher)
+    asks = [asyncio.create_task(_ask(batcher, 13 if i == 40 else 100 + i)) for i in range(64)]
+    await asyncio.sleep(0)
+    model.gate.set()
+    answers = await asyncio.gather(*asks, return_exceptions=True)
+    assert isinstance(answers.pop(40), BadRequest)
+    assert answers == [[200 + 2 * i] for i in range(64) if i != 40]
+    await first
+    assert model.calls[:2] == [1, 64]
+    assert len(model.calls) <= 2 + 2 * 6
+    batcher.close()
+
+
+async def test_a_fast_model_answers_in_the_event_loop_what_one_turn_brought() -> None:
+    model = Doubles()
+    batcher = _batcher(model, inline_s=10)
+    await _ask(batcher, 1)
+    assert model.threads.pop() != threading.get_ident()
+    assert await asyncio.gather(*[_ask(batcher, i) for i in range(20, 40)]) == [[2 * i] for i in range(20, 40)]
+    assert model.calls == [1, 20]
+    assert model.threads == [threading.get_ident()]
+    batcher.close()
+
+
+async def test_a_model_kept_in_its_thread_never_holds_up_the_event_loop() -> None:
+    model = Doubles()
+    batcher = _batcher(model, inline_s=0)
+    for i in range(5):
+        assert await _ask(batcher, i) == [2 * i]
+    assert threading.get_ident() not in model.threads
+    batcher.close()
+
+
+async def test_a_bad_row_in_the_event_loop_fails_alone_too() -> None:
+    model = Doubles()
+    batcher = _batcher(model, inline_s=10)
+    await _ask(batcher, 1)
+    answers = await asyncio.gather(*[_ask(batcher, v) for v in (1, 13, 2)], return_exceptions=True)
+    assert model.threads[1] == threading.get_ident()
+    assert [answers[0], answers[2]] == [[2], [4]]
+    assert isinstance(answers[1], BadRequest)
+    batcher.close()
+
+
+async def test_a_cancelled_request_leaves_the_queue_and_is_not_run() -> None:
+    model = Doubles()
+    batcher = _batcher(model)
+    first = await _busy(model, batcher)
+    asks = [asyncio.create_task(_ask(batcher, i)) for i in range(1, 4)]
+    await asyncio.sleep(0)
+    assert batcher.waiting == 4
+    asks[1].cancel()
+    await asyncio.wait([asks[1]])
+    assert batcher.waiting == 3
+    model.gate.set()
+    assert await asyncio.gather(first, asks[0], asks[2]) == [[0], [2], [6]]
+    assert model.calls == [1, 2]
+    assert batcher.waiting == 0
+    batcher.close()
+
+
+async def test_the_answer_of_a_request_cancelled_while_it_runs_is_thrown_away() -> None:
+    model = Doubles()
+    batcher = _batcher(model)
+    first = await _busy(model, batcher)
+    first.cancel()
+    await asyncio.wait([first])
+    model.gate.set()
+    assert await _ask(batcher, 2) == [4]
+    assert model.calls == [1, 1]
+    batcher.close()
+
+
+async def test_what_waited_too_long_is_refused_and_not_run_late() -> None:
+    model = Doubles()
+    batcher = _batcher(model, max_queue_age_s=0.02)
+    first = await _busy(model, batcher)
+    with pytest.raises(Unavailable) as caught:
+        await _ask(batcher, 5)
+    assert (caught.value.code, caught.value.headers) == ("host_busy", {"retry-after": "1"})
+    model.gate.set()
+    assert await first == [0]
+    assert model.calls == [1]
+    batcher.close()
+
+
+async def test_what_runs_past_its_deadline_is_answered_at_its_deadline() -> None:
+    model = Doubles()
+    batcher = _batcher(model)
+    model.gate.clear()
+    with pytest.raises(DeadlineExceeded):
+        await _ask(batcher, 5, within_s=0.02)
+    model.gate.set()
+    assert await _ask(batcher, 1) == [2]
+    batcher.close()
+
+
+async def test_batches_are_bounded_by_bytes() -> None:
+    model = Doubles()
+    batcher = _batcher(model, max_batch_bytes=32)
+    first = await _busy(model, batcher)
+    asks = [asyncio.create_task(_ask(batcher, *range(rows))) for rows in (2, 2, 1, 6)]
+    await asyncio.sleep(0)
+    model.gate.set()
+    assert [len(a) for a in await asyncio.gather(*asks)] == [2, 2, 1, 6]
+    await first
+    assert model.calls == [1, 4, 1, 6]
+    batcher.close()
+
+
+async def test_each_request_gets_the_outputs_that_it_asked_for_and_no_others() -> None:
+    model = Doubles()
+    batcher = _batcher(model)
+    first = await _busy(model, batcher)
+    x, deadline = np.array([1.0]), time.monotonic() + 20
+    asks = [
+        asyncio.create_task(batcher.predict({"x": x}, rows=1, wanted=wanted, deadline=deadline))
+        for wanted in (("y",), ("y", "unwanted"), ("unwanted",))
+    ]
+    await asyncio.sleep(0)
+    model.gate.set()
+    answers = await asyncio.gather(*asks)
+    assert [list(a.outputs) for a in answers] == [["y"], ["y", "unwanted"], ["unwanted"]]
+    assert model.calls == [1, 3]
+    await first
+    batcher.close()
+
+
+async def test_an_answer_tells_how_long_it_waited_and_what_ran_with_it() -> None:
+    model = Doubles()
+    batcher = _batcher(model)
+    first = await _busy(model, batcher)
+    began = time.monotonic()
+    asks = [
+        asyncio.create_task(batcher.predict({"x": np.ones(2)}, rows=2, wanted=WANTED, deadline=time.monotonic() + 20))
+        for _ in range(3)
+    ]
+    await asyncio.sleep(0)
+    await asyncio.to_thread(threading.Event().wait, 0.005)
+    waited = time.monotonic() - began
+    model.gate.set()
+    for answer in await asyncio.gather(*asks):
+        assert answer.batch_rows == 6
+        assert waited * 0.5e6 <= answer.queue_us <= (time.monotonic() - began) * 1e6
+        assert answer.finite
+    await first
+    batcher.close()
+
+
+async def test_a_closed_batcher_answers_what_it_holds_and_takes_no_more() -> None:
+    model = Doubles()
+    batcher = _batcher(model)
+    first = await _busy(model, batcher)
+    second = asyncio.create_task(_ask(batcher, 1))
+    await asyncio.sleep(0)
+    batcher.close()
+    with pytest.raises(Unavailable) as caught:
+        await _ask(batcher, 2)
+    assert caught.value.code == "draining"
+    model.gate.set()
+    assert await asyncio.gather(first, second) == [[0], [2]]

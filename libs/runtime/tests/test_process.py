@@ -55,3 +55,22 @@ def test_onnx_models_import_no_scikit_learn() -> None:
     code = "import sys, moorage_runtime.formats.onnx; print([m for m in ('sklearn', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+def test_native_libraries_use_as_many_threads_as_the_replica_asked_for() -> None:
+    code = (
+        "import json; from moorage_runtime.interpreter import share_processor; share_processor(1);"
+        "import sklearn.ensemble, threadpoolctl;"
+        "print(json.dumps([l['num_threads'] for l in threadpoolctl.threadpool_info()]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert set(json.loads(done.stdout)) == {1}
+
+
+def test_libraries_and_models_are_kept_out_of_garbage_collections() -> None:
+    code = (
+        "import gc; from moorage_runtime import formats; from moorage_runtime.interpreter import settle_garbage;"
+        "formats.warm('skops'); settle_garbage(); print(gc.get_freeze_count() > 50_000, len(gc.get_objects()) < 1000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["True", "True"]

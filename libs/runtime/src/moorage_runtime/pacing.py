@@ -111,7 +111,7 @@ def place(pace: Pace, rows: int, *, now: float, spent_s: float, within_s: float 
         return Place("unknown")
     if expected > within_s:
         return Place("slow")
-    return Place("fast") if spent_s + expected <= INLINE_S else Place("turn_spent")
+    return Place("turn_spent") if spent_s and spent_s + expected > INLINE_S else Place("fast")
 
 
 def most_rows(pace: Pace, *, max_batch: int, slack_s: float) -> int:
