@@ -1,6 +1,7 @@
 """Batches: what waits goes together, and everybody gets their own rows and their own errors."""
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Collection
@@ -319,6 +320,50 @@ async def test_an_answer_tells_how_long_it_waited_and_what_ran_with_it() -> None
         assert waited * 0.5e6 <= answer.queue_us <= (time.monotonic() - began) * 1e6
         assert answer.finite
     await first
+    batcher.close()
+
+
+class Moody(Doubles):
+    """Fast, slow and failing by turns."""
+
+    def predict(self, inputs: dict[str, Array], wanted: Collection[str]) -> dict[str, Array]:
+        until = time.perf_counter() + (0.003 if len(self.calls) // 20 % 2 else 0)
+        while time.perf_counter() < until:
+            pass
+        return super().predict(inputs, wanted)
+
+
+async def test_rows_return_to_their_owners_whatever_is_slow_bad_or_cancelled_meanwhile() -> None:
+    model, chance = Moody(), random.Random(3)
+    batcher = _batcher(model, max_batch=16)
+    for number in range(12):
+        values = [chance.choice([13, *range(1000, 1030)]) for _ in range(40)]
+        values[7] = 666 if number == 5 else 0
+        asks = [asyncio.create_task(_ask(batcher, v, v + 0.5)) for v in values]
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        left = chance.sample(asks, 5)
+        for task in left:
+            task.cancel()
+        answers = await asyncio.gather(*asks, return_exceptions=True)
+        for task, value, answer in zip(asks, values, answers, strict=True):
+            if isinstance(answer, asyncio.CancelledError):
+                assert task in left
+            elif value in (13, 666):
+                assert isinstance(answer, BadRequest if value == 13 else Internal)
+            else:
+                assert answer == [2 * value, 2 * value + 1]
+    assert len(set(model.threads)) == 2
+    batcher.close()
+
+
+async def test_a_model_that_leaves_out_an_output_fails_its_requests_and_goes_on() -> None:
+    model = Doubles()
+    batcher = _batcher(model)
+    deadline = time.monotonic() + 20
+    asks = [batcher.predict({"x": np.ones(1)}, rows=1, wanted=("none",), deadline=deadline) for _ in range(3)]
+    assert [type(e) for e in await asyncio.gather(*asks, return_exceptions=True)] == [Internal] * 3
+    assert await _ask(batcher, 1) == [2]
     batcher.close()
 
 

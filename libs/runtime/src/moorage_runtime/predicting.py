@@ -64,11 +64,15 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Run:
-    """What a batch came to. `outcomes` has one for each request, in order; None in a run that was broken off."""
+    """What a batch came to. `outcomes` has one for each request, in order; None in a run that was broken off.
+
+    `aligned`: every answer had a row for each row. `failed`: the model raised what it should not.
+    """
 
     outcomes: list[Outcome] | None = None
     calls: list[Call] = field(default_factory=list)
     aligned: bool = True
+    failed: bool = False
 
 
 def run(model: Model, batch: Sequence[Ask], *, batchable: bool, break_off: bool = False) -> Run:
@@ -103,24 +107,22 @@ def _halved(model: Model, batch: Sequence[Ask], this: Run) -> list[Outcome]:
 
 def _together(model: Model, batch: Sequence[Ask], this: Run) -> list[Outcome] | None:
     """One predict for all; None if it raised, or if its answer has not a row for each row."""
-    inputs = {name: np.concatenate([ask.inputs[name] for ask in batch]) for name in batch[0].inputs}
     rows = sum([ask.rows for ask in batch])
     choices = {ask.wanted: None for ask in batch}
     wanted = tuple(dict.fromkeys([name for choice in choices for name in choice]))
-    since, began, cpu = time.monotonic(), time.perf_counter(), time.thread_time()
+    since = time.monotonic()
     try:
-        outputs = model.predict(inputs, wanted)
+        inputs = {name: np.concatenate([ask.inputs[name] for ask in batch]) for name in batch[0].inputs}
+        outputs = _measured(model, inputs, wanted, rows, this)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told to the one whose row it is
         log.debug("a batch failed, halving it", requests=len(batch), error=repr(error))
         return None
-    spent = time.perf_counter() - began
-    this.calls.append(Call(rows, spent, time.thread_time() - cpu))
     if any(a.ndim == 0 or len(a) != rows for a in outputs.values()):
         log.warning("outputs do not have a row for each input row; requests are answered one by one from now on")
         this.aligned = False
         return None
     finite = _finite(outputs)
-    row_us = spent / rows * 1e6
+    row_us = this.calls[-1].wall_s / rows * 1e6
     answers: list[Outcome] = []
     at = 0
     for ask in batch:
@@ -132,20 +134,29 @@ def _together(model: Model, batch: Sequence[Ask], this: Run) -> list[Outcome] | 
 
 
 def _alone(model: Model, ask: Ask, this: Run) -> Outcome:
-    # Raw bytes begin wherever the JSON before them ended; numeric libraries want numbers at multiples of their size.
-    inputs = {name: a if a.flags.aligned else a.copy() for name, a in ask.inputs.items()}
-    since, began, cpu = time.monotonic(), time.perf_counter(), time.thread_time()
+    since = time.monotonic()
     try:
-        outputs = model.predict(inputs, ask.wanted)
-        own = {name: outputs[name] for name in ask.wanted}
+        # Raw bytes begin wherever the JSON before them ended, which need not be a multiple of a number's size.
+        inputs = {name: a if a.flags.aligned else a.copy() for name, a in ask.inputs.items()}
+        outputs = _measured(model, inputs, ask.wanted, ask.rows, this)
     except MoorageError as error:
         return error
     except Exception as error:
-        log.exception("the model failed")
+        log.warning("the model failed", error=repr(error)[:500], exc_info=not this.failed)
+        this.failed = True
         return model_failed(error)
-    spent = time.perf_counter() - began
-    this.calls.append(Call(ask.rows, spent, time.thread_time() - cpu))
-    return Predicted(own, round(spent * 1e6), round((since - ask.since) * 1e6), ask.rows, _finite(own))
+    spent_us = round(this.calls[-1].wall_s * 1e6)
+    return Predicted(outputs, spent_us, round((since - ask.since) * 1e6), ask.rows, _finite(outputs))
+
+
+def _measured(
+    model: Model, inputs: dict[str, Array], wanted: tuple[str, ...], rows: int, this: Run
+) -> dict[str, Array]:
+    """The outputs wanted, and those only."""
+    began, cpu = time.perf_counter(), time.thread_time()
+    outputs = model.predict(inputs, wanted)
+    this.calls.append(Call(rows, time.perf_counter() - began, time.thread_time() - cpu))
+    return {name: outputs[name] for name in wanted}
 
 
 def _finite(outputs: dict[str, Array]) -> bool:
