@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moorage_common.errors import BadRequest, DeadlineExceeded, Internal, Unavailable
-from moorage_runtime.batching import Batcher
+from moorage_runtime.batching import Batcher, Turn
 from moorage_runtime.limits import Limits
 from moorage_runtime.pacing import INLINE_S
 from moorage_runtime.v2 import Array
@@ -205,6 +205,21 @@ async def test_a_model_kept_in_its_thread_never_holds_up_the_event_loop() -> Non
         assert await _ask(batcher, i) == [2 * i]
     assert threading.get_ident() not in model.threads
     batcher.close()
+
+
+async def test_a_version_that_takes_long_does_not_hold_up_another() -> None:
+    slow, fast, turn = Doubles(), Doubles(), Turn()
+    batchers = [
+        Batcher(model, batchable=True, max_batch=64, name="t", limits=Limits(), turn=turn) for model in (slow, fast)
+    ]
+    first = await _busy(slow, batchers[0])
+    for i in range(5):
+        assert await _ask(batchers[1], i) == [2 * i]
+    assert not first.done()
+    slow.gate.set()
+    assert await first == [0]
+    for batcher in batchers:
+        batcher.close()
 
 
 async def test_a_bad_row_in_the_event_loop_fails_alone_too() -> None:
