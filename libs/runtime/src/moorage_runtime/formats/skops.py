@@ -13,7 +13,6 @@ from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import Unprocessable
 from moorage_runtime.formats.estimators import METHODS, as_argument, call_methods
-from moorage_runtime.formats.linear import linear_of
 from moorage_runtime.formats.trusted import TRUSTED_TYPES
 from moorage_runtime.v2 import Array
 
@@ -27,7 +26,6 @@ class SkopsModel:
     def __init__(self, estimator: Any, signature: Signature) -> None:
         self._estimator = estimator
         self._signature = signature
-        self._linear = linear_of(estimator, signature)
 
     def predict(self, inputs: dict[str, Array], wanted: Collection[str]) -> dict[str, Array]:
         """Call the methods that `wanted` names.
@@ -35,10 +33,6 @@ class SkopsModel:
         Raises:
             BadRequest: the estimator refuses the values (ValueError, TypeError).
         """
-        if self._linear is not None:
-            answers = self._linear.answers(inputs, wanted)
-            if answers is not None:
-                return answers
         argument = as_argument(self._signature, inputs)
         return call_methods(self._estimator, argument, wanted)
 
