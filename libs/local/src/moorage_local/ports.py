@@ -2,7 +2,7 @@
 
 import random
 import socket
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from moorage_common.embedded import HOST
 from moorage_local.options import StartFailed
@@ -13,7 +13,12 @@ _FREE_RANGE = range(20_000, 32_000)
 
 @dataclass(frozen=True)
 class Ports:
-    """In the order in which they follow the base. `scheduler` is its operations port: it serves nothing else."""
+    """In the order in which they follow the base. `scheduler` is its operations port: it serves nothing else.
+
+    Attributes:
+        router: on which all routers answer.
+        router_ops: of the first router; `more_router_ops` those of the others, after all else.
+    """
 
     router: int
     registry: int
@@ -25,32 +30,38 @@ class Ports:
     router_ops: int
     registry_ops: int
     feature_proxy_ops: int
+    more_router_ops: tuple[int, ...] = field(default=(), kw_only=True)
+
+    @property
+    def all_router_ops(self) -> tuple[int, ...]:
+        """By the routers' numbers."""
+        return (self.router_ops, *self.more_router_ops)
 
 
-_NAMES = [f.name for f in fields(Ports)]
+_NAMES = [f.name for f in fields(Ports) if f.type is int or f.type == "int"]
 
 
-def choose(base: int) -> Ports:
-    """Ten ports from `base` up, or ten free ones for 0.
+def choose(base: int, routers: int = 1) -> Ports:
+    """Ten ports from `base` up and one for each further router, or as many free ones for 0.
 
     Raises:
         StartFailed: a port is taken; names it and the ways out.
     """
-    if base == 0:
-        return Ports(*_free(len(_NAMES)))
-    ports = Ports(*range(base, base + len(_NAMES)))
-    for name, port in asdict(ports).items():
+    names = [*_NAMES, *(f"router-{number}'s operations" for number in range(1, routers))]
+    numbers = list(range(base, base + len(names))) if base else _free(len(names))
+    for name, port in zip(names, numbers, strict=True) if base else ():
         if not _is_free(port):
             message = (
                 f"port {port} (for {name}) is taken: end what listens there (lsof -i :{port}), "
                 f"or choose others with --port BASE, or let --port 0 find free ones"
             )
             raise StartFailed(message)
-    return ports
+    own = len(_NAMES)
+    return Ports(*numbers[:own], more_router_ops=tuple(numbers[own:]))
 
 
 def listen(port: int) -> socket.socket:
-    """A listening socket on loopback, kept by the launcher so that connections wait while their server restarts."""
+    """A listening socket on loopback, kept by the launcher so that connections wait while no server takes them."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
