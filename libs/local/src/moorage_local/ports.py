@@ -38,7 +38,7 @@ class Ports:
         return (self.router_ops, *self.more_router_ops)
 
 
-_NAMES = [f.name for f in fields(Ports) if f.type is int or f.type == "int"]
+_NAMES = [f.name for f in fields(Ports) if not f.kw_only]
 
 
 def choose(base: int, routers: int = 1) -> Ports:
