@@ -101,20 +101,26 @@ def free_base(count: int) -> int:
     raise AssertionError("no free ports in a row")
 
 
-def test_each_router_has_a_name_an_operations_port_and_the_common_socket(tmp_path: Path) -> None:
+def test_each_router_has_a_name_an_operations_port_a_socket_and_those_of_the_others(tmp_path: Path) -> None:
     plan = services.Plan(tmp_path, ports.choose(0, routers=3), Credentials.of(tmp_path), 0, Path("/tmp/ray"), routers=3)
-    routers = [program for program in services.programs(plan, listener=7) if program.name.startswith("router-")]
+    routers = [
+        program for program in services.programs(plan, listeners=[7, 8, 9]) if program.name.startswith("router-")
+    ]
     assert [program.name for program in routers] == ["router-0", "router-1", "router-2"]
     assert [program.environment["MOORAGE_ROUTER_NAME"] for program in routers] == plan.router_names
-    assert {program.environment["MOORAGE_LISTEN_FD"] for program in routers} == {"7"}
-    assert {program.inherits for program in routers} == {(7,)}
+    assert [program.environment["MOORAGE_LISTEN_FD"] for program in routers] == ["7", "8", "9"]
+    assert routers[1].environment["MOORAGE_LISTEN_FDS_OF_OTHERS"] == "[7, 9]"
+    assert {program.inherits for program in routers} == {(7, 8, 9)}
     urls = [plan.operations()[program.name] + "/readyz" for program in routers]
     assert [program.ready_url for program in routers] == urls
     assert len(set(urls)) == 3
 
 
 def test_a_connection_waits_while_the_servers_process_is_away() -> None:
-    with ports.listen(free_port()) as listener, socket.create_connection(listener.getsockname()[:2]) as client:
+    with (
+        ports.listening(free_port()) as (listener,),
+        socket.create_connection(listener.getsockname()[:2]) as client,
+    ):
         client.sendall(b"waiting")
         accepted, _address = listener.accept()
         with accepted:

@@ -1,7 +1,9 @@
 """Ports of one platform: in a row from a base, or free ones."""
 
+import contextlib
 import random
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
 from moorage_common.embedded import HOST
@@ -60,13 +62,22 @@ def choose(base: int, routers: int = 1) -> Ports:
     return Ports(*numbers[:own], more_router_ops=tuple(numbers[own:]))
 
 
-def listen(port: int) -> socket.socket:
-    """A listening socket on loopback, kept by the launcher so that connections wait while no server takes them."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((HOST, port))
-    listener.listen(2048)
-    return listener
+@contextlib.contextmanager
+def listening(port: int, count: int = 1) -> Iterator[list[socket.socket]]:
+    """Listening sockets on one port of loopback, between which the kernel shares connections evenly.
+
+    The launcher keeps them, so that connections wait while no server takes them.
+    """
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if count > 1:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((HOST, port))
+        for listener in listeners:
+            listener.listen(2048)
+        yield listeners
 
 
 def _free(count: int) -> list[int]:

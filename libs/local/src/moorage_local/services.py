@@ -1,9 +1,10 @@
 """Everything that one platform runs, each with its command and environment."""
 
+import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,11 +113,11 @@ def ray_directory(state: Path) -> tuple[Path, bool]:
     return Path(tempfile.mkdtemp(prefix="moorage-", dir="/tmp")), True
 
 
-def programs(plan: Plan, listener: int) -> list[Program]:
+def programs(plan: Plan, listeners: Sequence[int]) -> list[Program]:
     """What to start, the slowest first.
 
     Args:
-        listener: file descriptor of the listening socket that the routers share.
+        listeners: file descriptors of the routers' listening sockets, one each; all inherit all.
     """
     secrets = plan.credentials
     stores = plan.state
@@ -139,10 +140,7 @@ def programs(plan: Plan, listener: int) -> list[Program]:
         ),
         _service(plan, "scheduler", plan.ports.scheduler, _scheduler(plan)),
         _service(plan, "registry", plan.ports.registry_ops, _registry(plan)),
-        *(
-            _service(plan, name, ops_port, _router(plan, name, listener), module="moorage_router", inherits=(listener,))
-            for name, ops_port in zip(plan.router_names, plan.ports.all_router_ops, strict=True)
-        ),
+        *_routers(plan, listeners),
         _service(plan, "feature-proxy", plan.ports.feature_proxy_ops, _feature_proxy(plan)),
     ]
 
@@ -172,6 +170,14 @@ def _service(
     )
 
 
+def _routers(plan: Plan, listeners: Sequence[int]) -> list[Program]:
+    programs = []
+    for name, ops_port, mine in zip(plan.router_names, plan.ports.all_router_ops, listeners, strict=True):
+        settings = _router(plan, name, mine, [other for other in listeners if other != mine])
+        programs.append(_service(plan, name, ops_port, settings, module="moorage_router", inherits=tuple(listeners)))
+    return programs
+
+
 def _registry(plan: Plan) -> dict[str, str]:
     return {
         "MOORAGE_PORT": str(plan.ports.registry),
@@ -186,11 +192,12 @@ def _registry(plan: Plan) -> dict[str, str]:
     }
 
 
-def _router(plan: Plan, name: str, listener: int) -> dict[str, str]:
+def _router(plan: Plan, name: str, listener: int, others: Sequence[int]) -> dict[str, str]:
     return {
         "MOORAGE_ROUTER_NAME": name,
         "MOORAGE_PORT": str(plan.ports.router),
         "MOORAGE_LISTEN_FD": str(listener),
+        "MOORAGE_LISTEN_FDS_OF_OTHERS": json.dumps(others),
         "MOORAGE_PEPPER": plan.credentials.pepper,
         "MOORAGE_REDIS_URL": plan.redis_url,
         "MOORAGE_STATE_DIR": str(plan.state / "router"),

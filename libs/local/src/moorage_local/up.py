@@ -48,8 +48,8 @@ async def _run(options: Options, belongings: Belongings, progress: Progress) -> 
     plan = _plan(options, belongings)
     ready_file = _ready_file(options)
     ready_file.unlink(missing_ok=True)
-    with ports.listen(plan.ports.router) as listener:
-        programs = services.programs(plan, listener.fileno())
+    with ports.listening(plan.ports.router, options.routers) as listeners:
+        programs = services.programs(plan, [listener.fileno() for listener in listeners])
         async with _supervised(plan, belongings, progress, programs) as supervision:
             starting = asyncio.create_task(_start(options, plan, programs, supervision, progress))
             stop = asyncio.create_task(stopping.wait())
