@@ -31,7 +31,7 @@ class Platform:
 
     state: Path
     options: tuple[str, ...] = ("--no-demo",)
-    info: dict[str, str] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
     started_in_s: float = 0.0
     _launcher: subprocess.Popen[bytes] | None = None
 
@@ -86,7 +86,7 @@ class Platform:
         return Client(self.info["registry"], self.info["router"], self.info["admin_key"], tenant=tenant)
 
     def pid(self, name: str) -> int:
-        """Of a child of the launcher: `registry`, `router`, `scheduler`, `feature-proxy`, `nats`, `redis`, `ray`."""
+        """Of a child of the launcher: `registry`, `router-0`, `scheduler`, `feature-proxy`, `nats`, `redis`, `ray`."""
         noted = json.loads((self.state / "processes.json").read_text())
         return int(noted["processes"][name][0])
 

@@ -24,7 +24,7 @@ def test_tenants_models_and_traffic_come_back(
         before = client.infer(name, pictures[:50], version=1)["predict"].tolist()
         arms = client.registry.traffic(name).arms
     key = platform.info["api_key"]
-    children = [platform.pid(child) for child in ("registry", "router", "scheduler", "ray", "nats", "redis")]
+    children = [platform.pid(child) for child in ("registry", "router-0", "scheduler", "ray", "nats", "redis")]
     ended_in_s = platform.end()
     assert ended_in_s < 20
     assert not any(alive(pid) for pid in children), "a process was left behind"
@@ -40,7 +40,7 @@ def test_tenants_models_and_traffic_come_back(
 
 
 def test_a_killed_launcher_takes_everything_with_it_and_the_next_one_starts(platform: Platform) -> None:
-    children = [platform.pid(child) for child in ("registry", "router", "scheduler", "ray", "nats", "redis")]
+    children = [platform.pid(child) for child in ("registry", "router-0", "scheduler", "ray", "nats", "redis")]
     platform.end(signal.SIGKILL)
     until(lambda: not any(alive(pid) for pid in children), 10, "the end of the killed launcher's children")
     platform.start()

@@ -74,7 +74,7 @@ def test_a_killed_router_loses_only_what_was_in_flight_in_it(
 ) -> None:
     answers_go_on(load, 10)
     killed_at = time.monotonic()
-    platform.kill("router")
+    platform.kill("router-0")
     answers_go_on(load)
     lost = load.failed()
     slowest = max(o.ended - o.begun for o in load.outcomes if o.is_ok and o.begun >= killed_at)

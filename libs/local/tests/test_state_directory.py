@@ -1,5 +1,6 @@
 """The state directory: one launcher at a time, the same secrets for ever, nothing left of a killed launcher."""
 
+import contextlib
 import socket
 import stat
 import subprocess
@@ -77,12 +78,49 @@ def test_a_taken_port_is_named_with_what_to_do() -> None:
 
 
 def test_free_ports_differ_from_each_other() -> None:
-    chosen = astuple(ports.choose(0))
-    assert len(set(chosen)) == len(chosen)
+    *chosen, more = astuple(ports.choose(0, routers=4))
+    assert len(more) == 3
+    assert len({*chosen, *more}) == len(chosen) + 3
+
+
+def test_further_routers_take_the_ports_after_all_others() -> None:
+    base = free_base(12)
+    one, three = ports.choose(base), ports.choose(base, routers=3)
+    assert astuple(three)[:-1] == astuple(one)[:-1]
+    assert three.all_router_ops == (one.router_ops, base + 10, base + 11)
+
+
+def free_base(count: int) -> int:
+    """The first of as many free ports in a row."""
+    for base in range(12_000, 20_000, count):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(base, base + count):
+                taken = stack.enter_context(socket.socket())
+                taken.bind(("127.0.0.1", port))
+            return base
+    raise AssertionError("no free ports in a row")
+
+
+def test_each_router_has_a_name_an_operations_port_a_socket_and_those_of_the_others(tmp_path: Path) -> None:
+    plan = services.Plan(tmp_path, ports.choose(0, routers=3), Credentials.of(tmp_path), 0, Path("/tmp/ray"), routers=3)
+    routers = [
+        program for program in services.programs(plan, listeners=[7, 8, 9]) if program.name.startswith("router-")
+    ]
+    assert [program.name for program in routers] == ["router-0", "router-1", "router-2"]
+    assert [program.environment["MOORAGE_ROUTER_NAME"] for program in routers] == plan.router_names
+    assert [program.environment["MOORAGE_LISTEN_FD"] for program in routers] == ["7", "8", "9"]
+    assert routers[1].environment["MOORAGE_LISTEN_FDS_OF_OTHERS"] == "[7, 9]"
+    assert {program.inherits for program in routers} == {(7, 8, 9)}
+    urls = [plan.operations()[program.name] + "/readyz" for program in routers]
+    assert [program.ready_url for program in routers] == urls
+    assert len(set(urls)) == 3
 
 
 def test_a_connection_waits_while_the_servers_process_is_away() -> None:
-    with ports.listen(free_port()) as listener, socket.create_connection(listener.getsockname()[:2]) as client:
+    with (
+        ports.listening(free_port()) as (listener,),
+        socket.create_connection(listener.getsockname()[:2]) as client,
+    ):
         client.sendall(b"waiting")
         accepted, _address = listener.accept()
         with accepted:

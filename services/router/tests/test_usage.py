@@ -18,7 +18,7 @@ from moorage_common.testing.servers import Server
 from moorage_router.replies import Outcome
 from moorage_router.settings import RouterSettings
 from moorage_router.usage import UsageMeter
-from moorage_router.usage_log import MOST_ROWS, UsageLog
+from moorage_router.usage_log import MOST_ROWS, UsageLog, sums_in
 
 ROW = [1, 0, 2, 3, 4, 5]
 
@@ -85,7 +85,7 @@ async def test_after_kill_9_the_next_boot_ships_what_was_logged_and_nothing_twic
     def logged() -> int | None:
         """Requests in the log; None when the router ended a file between the listing and the reading."""
         try:
-            return sum(row[0] for segment in UsageLog(log_dir, "reader").sealed() for row in segment.sums.values())
+            return sum(row[0] for segment in log_dir.glob("*.wal") for row in sums_in(segment).values())
         except FileNotFoundError:
             return None
 
@@ -138,7 +138,7 @@ async def test_load_reports_name_the_versions_with_traffic(
 def log(tmp_path: Path) -> Iterator[UsageLog]:
     log = UsageLog(tmp_path, "r")
     yield log
-    log.seal()
+    log.close()
 
 
 def test_a_torn_line_is_dropped_and_what_was_synced_before_it_stays(log: UsageLog, tmp_path: Path) -> None:
@@ -147,16 +147,41 @@ def test_a_torn_line_is_dropped_and_what_was_synced_before_it_stays(log: UsageLo
     segment = log.seal()
     assert segment is not None
     segment.path.write_bytes(segment.path.read_bytes() + b'00000000 [["demo",')
+    log.close()
     again = UsageLog(tmp_path, "other-name")
     assert again.sealed()[0].sums == {key(1): [2, 0, 4, 6, 8, 10], key(2): ROW}
     assert again.sealed()[0].chunk() == segment.chunk()
+    again.close()
+
+
+def test_routers_that_share_the_directory_ship_their_own_segments_and_those_of_ended_ones(
+    log: UsageLog, tmp_path: Path
+) -> None:
+    log.append({key(1): ROW})
+    log.seal()
+    log.append({key(2): ROW})
+    other = UsageLog(tmp_path, "other")
+    assert other.sealed() == []
+    other.close()
+    log.close()
+    third = UsageLog(tmp_path, "third")
+    assert [segment.sums for segment in third.sealed()] == [{key(1): ROW}, {key(2): ROW}]
+    assert {segment.router for segment in third.sealed()} == {"r"}
+    assert UsageLog(tmp_path, "fourth").sealed() == []
+    for segment in third.sealed():
+        third.shipped(segment)
+    assert list(tmp_path.glob("*.wal")) == []
 
 
 def test_the_disk_holds_sums_however_long_the_bus_is_away(log: UsageLog, tmp_path: Path) -> None:
     for _ in range(1500):
         log.append({key(n): ROW for n in range(40)})
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1_200_000
-    assert UsageLog(tmp_path, "r").sealed()[0].sums[key(7)][0] == 1500
+    assert UsageLog(tmp_path, "beside").sealed() == []
+    log.close()
+    again = UsageLog(tmp_path, "r")
+    assert again.sealed()[0].sums[key(7)][0] == 1500
+    again.close()
 
 
 def test_a_chunk_fits_a_message(log: UsageLog) -> None:

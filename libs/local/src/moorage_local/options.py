@@ -6,11 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Options:
-    """`port` 0 takes free ports for everything; otherwise the router's, and the others follow it."""
+    """`port` 0 takes free ports for everything; otherwise the routers', and the others follow it."""
 
     state: Path
     port: int = 8080
     gpus: int = 2
+    routers: int = 1
     demo: bool = True
 
 

@@ -1,9 +1,10 @@
 """Everything that one platform runs, each with its command and environment."""
 
+import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from moorage_local.processes import Program
 
 CLUSTER = "local"
 TENANT = "demo"
-SERVICES = ("registry", "router", "scheduler", "feature-proxy")
+SERVICES = ("registry", "scheduler", "feature-proxy")
+"""Besides the routers."""
 STORES = ("nats", "redis", "ray")
 _FOREIGN = ("MOORAGE_", "RAY_")
 
@@ -28,6 +30,7 @@ class Plan:
     Attributes:
         state: absolute path of the state directory.
         ray_dir: of Ray's sockets and logs; short, because a Unix socket's path has at most 107 bytes.
+        routers: how many router processes share the router's port.
     """
 
     state: Path
@@ -35,6 +38,12 @@ class Plan:
     credentials: Credentials
     gpus: int
     ray_dir: Path
+    routers: int = 1
+
+    @property
+    def router_names(self) -> list[str]:
+        """Of the processes; what each keeps or reports carries its name."""
+        return [f"router-{number}" for number in range(self.routers)]
 
     @property
     def registry_url(self) -> str:
@@ -70,7 +79,7 @@ class Plan:
         return f"{HOST}:{self.ports.ray}"
 
     def described(self, api_key: str) -> dict[str, str]:
-        """Content of `local.json`."""
+        """Content of `local.json`, the operations ports apart."""
         return {
             "registry": self.registry_url,
             "router": self.router_url,
@@ -85,6 +94,16 @@ class Plan:
             "admin_key": self.credentials.admin_key,
         }
 
+    def operations(self) -> dict[str, str]:
+        """URLs of the operations ports by process: `/healthz`, `/readyz`, `/metrics`."""
+        ports = {
+            **dict(zip(self.router_names, self.ports.all_router_ops, strict=True)),
+            "registry": self.ports.registry_ops,
+            "feature-proxy": self.ports.feature_proxy_ops,
+            "scheduler": self.ports.scheduler,
+        }
+        return {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+
 
 def ray_directory(state: Path) -> tuple[Path, bool]:
     """`state/ray` where that is short enough, else a new directory in /tmp; and whether it is such a temporary one."""
@@ -94,11 +113,11 @@ def ray_directory(state: Path) -> tuple[Path, bool]:
     return Path(tempfile.mkdtemp(prefix="moorage-", dir="/tmp")), True
 
 
-def programs(plan: Plan, listener: int) -> list[Program]:
+def programs(plan: Plan, listeners: Sequence[int]) -> list[Program]:
     """What to start, the slowest first.
 
     Args:
-        listener: file descriptor of the router's listening socket.
+        listeners: file descriptors of the routers' listening sockets, one each; all inherit all.
     """
     secrets = plan.credentials
     stores = plan.state
@@ -121,13 +140,19 @@ def programs(plan: Plan, listener: int) -> list[Program]:
         ),
         _service(plan, "scheduler", plan.ports.scheduler, _scheduler(plan)),
         _service(plan, "registry", plan.ports.registry_ops, _registry(plan)),
-        _service(plan, "router", plan.ports.router_ops, _router(plan, listener), inherits=(listener,)),
+        *_routers(plan, listeners),
         _service(plan, "feature-proxy", plan.ports.feature_proxy_ops, _feature_proxy(plan)),
     ]
 
 
 def _service(
-    plan: Plan, name: str, ops_port: int, settings: Mapping[str, str], inherits: tuple[int, ...] = ()
+    plan: Plan,
+    name: str,
+    ops_port: int,
+    settings: Mapping[str, str],
+    *,
+    module: str = "",
+    inherits: tuple[int, ...] = (),
 ) -> Program:
     everywhere = {
         "MOORAGE_HOST": HOST,
@@ -136,14 +161,21 @@ def _service(
         "MOORAGE_NATS_URL": plan.nats_url,
         "MOORAGE_LOG_FORMAT": "json",
     }
-    module = f"moorage_{name.replace('-', '_')}"
     return Program(
         name,
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", module or f"moorage_{name.replace('-', '_')}"],
         _environment({**everywhere, **settings}),
         ready_url=f"http://{HOST}:{ops_port}/readyz",
         inherits=inherits,
     )
+
+
+def _routers(plan: Plan, listeners: Sequence[int]) -> list[Program]:
+    programs = []
+    for name, ops_port, mine in zip(plan.router_names, plan.ports.all_router_ops, listeners, strict=True):
+        settings = _router(plan, name, mine, [other for other in listeners if other != mine])
+        programs.append(_service(plan, name, ops_port, settings, module="moorage_router", inherits=tuple(listeners)))
+    return programs
 
 
 def _registry(plan: Plan) -> dict[str, str]:
@@ -160,10 +192,12 @@ def _registry(plan: Plan) -> dict[str, str]:
     }
 
 
-def _router(plan: Plan, listener: int) -> dict[str, str]:
+def _router(plan: Plan, name: str, listener: int, others: Sequence[int]) -> dict[str, str]:
     return {
+        "MOORAGE_ROUTER_NAME": name,
         "MOORAGE_PORT": str(plan.ports.router),
         "MOORAGE_LISTEN_FD": str(listener),
+        "MOORAGE_LISTEN_FDS_OF_OTHERS": json.dumps(others),
         "MOORAGE_PEPPER": plan.credentials.pepper,
         "MOORAGE_REDIS_URL": plan.redis_url,
         "MOORAGE_STATE_DIR": str(plan.state / "router"),

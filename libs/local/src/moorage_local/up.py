@@ -20,7 +20,7 @@ from moorage_local.services import Plan
 from moorage_local.tenant import ensure_tenant
 
 
-def main(*, state: Path, port: int, gpus: int, demo: bool) -> int:
+def main(*, state: Path, port: int, gpus: int, demo: bool, routers: int = 1) -> int:
     """Run the platform until Ctrl-C or SIGTERM; the exit code.
 
     Args:
@@ -28,9 +28,10 @@ def main(*, state: Path, port: int, gpus: int, demo: bool) -> int:
         port: of the router, the others follow it; 0 takes free ports for all.
         gpus: logical GPUs of the Ray head.
         demo: push and split the demo model.
+        routers: processes that answer on the router's port.
     """
     progress = Progress()
-    options = Options(state=state.expanduser().resolve(), port=port, gpus=gpus, demo=demo)
+    options = Options(state=state.expanduser().resolve(), port=port, gpus=gpus, demo=demo, routers=routers)
     try:
         with claim(options.state) as belongings:
             return asyncio.run(_run(options, belongings, progress))
@@ -47,8 +48,8 @@ async def _run(options: Options, belongings: Belongings, progress: Progress) -> 
     plan = _plan(options, belongings)
     ready_file = _ready_file(options)
     ready_file.unlink(missing_ok=True)
-    with ports.listen(plan.ports.router) as listener:
-        programs = services.programs(plan, listener.fileno())
+    with ports.listening(plan.ports.router, options.routers) as listeners:
+        programs = services.programs(plan, [listener.fileno() for listener in listeners])
         async with _supervised(plan, belongings, progress, programs) as supervision:
             starting = asyncio.create_task(_start(options, plan, programs, supervision, progress))
             stop = asyncio.create_task(stopping.wait())
@@ -70,27 +71,27 @@ def _ready_file(options: Options) -> Path:
 
 
 def _plan(options: Options, belongings: Belongings) -> Plan:
-    chosen = ports.choose(options.port)
+    chosen = ports.choose(options.port, options.routers)
     ray_dir, is_temporary = services.ray_directory(options.state)
     if is_temporary:
         belongings.add_directory(ray_dir)
     else:
         shutil.rmtree(ray_dir, ignore_errors=True)
-    return Plan(options.state, chosen, Credentials.of(options.state), options.gpus, ray_dir)
+    return Plan(options.state, chosen, Credentials.of(options.state), options.gpus, ray_dir, options.routers)
 
 
 @contextlib.asynccontextmanager
 async def _supervised(
     plan: Plan, belongings: Belongings, progress: Progress, programs: Sequence[Program]
 ) -> AsyncIterator[Supervision]:
-    """Everything started; at the end the router first, so that its last usage still reaches the bus."""
+    """Everything started; at the end the routers first, so that their last usage still reaches the bus."""
     supervision = Supervision(plan.state / "logs", belongings, progress.say)
     try:
         for program in programs:
             supervision.start(program)
         yield supervision
     finally:
-        await supervision.end("router")
+        await supervision.end(*plan.router_names)
         await supervision.end(*services.SERVICES)
         await supervision.end(*services.STORES)
 
@@ -103,7 +104,7 @@ async def _start(
     progress: Progress,
 ) -> None:
     """From started processes to the first answer and `local.json`."""
-    progress.say(f"starting on {plan.state}: Ray with {plan.gpus} logical GPUs, NATS, Redis and four services")
+    progress.say(f"starting on {plan.state}: Ray with {plan.gpus} logical GPUs, NATS, Redis and the services")
     async with contextlib.AsyncExitStack() as stack:
         trainer = None
         if options.demo:
@@ -120,7 +121,7 @@ async def _start(
         if trainer is not None:
             await _show_demo(trainer, where, supervision, progress)
     ready_file = _ready_file(options)
-    write_private(ready_file, where)
+    write_private(ready_file, {**where, "operations": plan.operations()})
     progress.say(f"ready: router {plan.router_url}, registry {plan.registry_url}; keys and all URLs in {ready_file}")
     progress.say("Ctrl-C ends everything")
 

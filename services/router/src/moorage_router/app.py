@@ -1,6 +1,7 @@
 """The router as a whole: its dependencies, its server, its operations port, until it is told to end."""
 
 import asyncio
+import contextlib
 import socket
 
 from fastapi import FastAPI
@@ -27,7 +28,10 @@ class RouterApp:
         self.deps = build(self._settings, self.metrics)
         async with running(self.deps):
             self.server = Server(self.deps.endpoints)
-            await self.server.start(listener)
+            with contextlib.ExitStack() as inherited:
+                fds = self._settings.listen_fds_of_others
+                others = [inherited.enter_context(socket.socket(fileno=fd)) for fd in fds]
+                await self.server.start(listener, others)
             await stop.wait()
             self._draining = True
             await self.server.drain()

@@ -27,6 +27,7 @@ from moorage_router.metrics import RouterMetrics, gauge
 from moorage_router.replicas import EndpointTable
 from moorage_router.routes import RouteTable
 from moorage_router.settings import RouterSettings
+from moorage_router.stats_exchange import StatsExchange
 from moorage_router.tables import Tables
 from moorage_router.tenant_series import TenantSeriesResponder
 from moorage_router.upstream import SWEEP_S, Pool
@@ -49,6 +50,7 @@ class Deps:
     usage: UsageShipper
     load: LoadReporter
     tenant_series: TenantSeriesResponder
+    stats: StatsExchange
     metrics: RouterMetrics
     endpoints: Endpoints
 
@@ -92,15 +94,16 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
         features=FeatureJoiner(feature_pool, secrets.internal_token(pepper)),
         forwarder=Forwarder(hosts, metrics, settings.park_s),
     )  # fmt: skip
+    exchange = StatsExchange(bus, routes, settings.router_name)
     endpoints = Endpoints(
-        gateway, Catalog(gateway, routes), metrics,
+        gateway, Catalog(gateway, routes, exchange), metrics,
         lambda: None if tables.known else "the router has not read its tables from the bus yet", request_id_secret,
     )  # fmt: skip
     deps = Deps(
         bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, feature_pool=feature_pool,
         tables=tables, usage=usage, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
         tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
-        metrics=metrics, endpoints=endpoints,
+        stats=exchange, metrics=metrics, endpoints=endpoints,
     )  # fmt: skip
     metrics.gauges(lambda: _gauges(deps))
     return deps
@@ -114,7 +117,7 @@ async def running(deps: Deps) -> AsyncIterator[None]:
     work = [
         *(reader.run() for reader in deps.tables.readers.values()),
         deps.tables.run_snapshots(), deps.limits.run(), deps.usage.run_commits(), deps.usage.run_shipping(),
-        deps.load.run(), deps.tenant_series.run(), _sweep(deps),
+        deps.load.run(), deps.tenant_series.run(), deps.stats.run(), _sweep(deps),
     ]  # fmt: skip
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:

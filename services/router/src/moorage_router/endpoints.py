@@ -10,11 +10,11 @@ import structlog
 
 from moorage_common.contracts import host_calls
 from moorage_common.contracts.request_id import RequestIds
-from moorage_common.errors import Internal, MoorageError, Unavailable
+from moorage_common.errors import Internal, MoorageError, TooLarge, Unavailable
 from moorage_common.http1 import Exchange
 from moorage_router.bodies import IncomingBody
 from moorage_router.calls import Call, call_of, method_not_allowed, no_such_path
-from moorage_router.catalog import Catalog
+from moorage_router.catalog import INDEX_BODY_BYTES, Catalog, index_request_refused
 from moorage_router.gateway import Answer, Gateway, InferCall
 from moorage_router.metrics import RouterMetrics
 from moorage_router.upstream import UpstreamError
@@ -55,9 +55,13 @@ class Endpoints:
                 finally:
                     request_id = asked.request_id
             else:
-                if head.method not in (b"GET", b"HEAD"):
+                if call.parts[1:] == ("repository", "index"):
+                    body = await self._index(exchange, call)
+                elif head.method not in (b"GET", b"HEAD"):
                     raise method_not_allowed("GET")
-                _json(exchange, 200, self._read(call), self._ids.new())
+                else:
+                    body = await self._read(call)
+                _json(exchange, 200, body, self._ids.new())
         except MoorageError as error:
             self._refuse(exchange, error, request_id)
         except UpstreamError as error:
@@ -68,11 +72,23 @@ class Endpoints:
             unforeseen = Internal("something failed on our side; try again, and report it if it goes on")
             self._refuse(exchange, unforeseen, request_id)
 
-    def _read(self, call: Call) -> bytes:
-        """All that is not inference, answered from memory."""
+    async def _index(self, exchange: Exchange, call: Call) -> bytes:
+        if exchange.head.method != b"POST":
+            raise method_not_allowed("POST")
+        incoming = IncomingBody(exchange.body, exchange.next_part, exchange.head.content_length)
+        try:
+            body = await incoming.read_whole(INDEX_BODY_BYTES)
+        except TooLarge as error:
+            raise index_request_refused() from error
+        return self._catalog.index(call.credentials, call.tenant, body)
+
+    async def _read(self, call: Call) -> bytes:
+        """All that is not inference, answered from memory; statistics also from the other routers'."""
         parts = call.parts
+        if parts[1:] == ("models", "stats"):
+            return await self._catalog.all_stats(call.credentials, call.tenant)
         if len(parts) > 2 and parts[1] == "models":
-            return self._read_model(call, parts[2], parts[3:])
+            return await self._read_model(call, parts[2], parts[3:])
         match parts[1:]:
             case ():
                 return self._catalog.server
@@ -84,7 +100,7 @@ class Endpoints:
                 return self._catalog.models(call.credentials, call.tenant)
         raise no_such_path()
 
-    def _read_model(self, call: Call, model: str, parts: tuple[str, ...]) -> bytes:
+    async def _read_model(self, call: Call, model: str, parts: tuple[str, ...]) -> bytes:
         version = None
         if len(parts) > 1 and parts[0] == "versions":
             version, parts = parts[1], parts[2:]
@@ -92,6 +108,8 @@ class Endpoints:
             return self._catalog.metadata(call.credentials, call.tenant, model, version)
         if parts == ("ready",):
             return self._catalog.ready(call.credentials, call.tenant, model, version)
+        if parts == ("stats",):
+            return await self._catalog.stats(call.credentials, call.tenant, model, version)
         raise no_such_path()
 
     def _health_ready(self) -> bytes:

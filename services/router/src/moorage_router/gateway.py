@@ -110,7 +110,7 @@ class Gateway:
         finally:
             tenant.in_flight -= 1
             served.replicas.in_flight -= 1
-            served.series.count(outcome.status, time.monotonic() - started)
+            served.series.count(outcome.status, time.monotonic() - started, outcome.rows, outcome.busy_us)
             self._usage.add(served.tenant, served.model, served.number, principal.kid, outcome)
 
     def authorize(self, credentials: Credentials, tenant: str | None, model: str) -> tuple[KeyRecord, ServedRoute]:

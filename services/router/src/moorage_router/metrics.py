@@ -1,5 +1,6 @@
 """What the router counts. Names of tenants and models come from routes and limits only, never from a caller."""
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
@@ -8,25 +9,50 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from moorage_common.metrics import LATENCY_BUCKETS_S, TenantSeries
+from moorage_common.contracts.stats import VersionStats
+from moorage_common.metrics import LATENCY_BUCKETS_S, OVERFLOW, TenantSeries
 
 
 class VersionSeries:
     """What is counted of one version of a model: plain numbers, made into series when scraped."""
 
-    __slots__ = ("by_code", "labels", "seconds", "slots")
+    __slots__ = ("by_code", "failed_s", "labels", "last", "model_us", "rows", "seconds", "slots")
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = list(labels)
         self.by_code: dict[int, int] = {}
         self.slots = [0] * (len(LATENCY_BUCKETS_S) + 1)
         self.seconds = 0.0
+        self.failed_s = 0.0
+        self.rows = 0
+        self.model_us = 0
+        self.last = 0.0
 
-    def count(self, status: int, took_s: float) -> None:
-        """One request was answered."""
+    @property
+    def own(self) -> bool:
+        """Whether this counts one version alone: beyond the tenant's cap versions share one."""
+        return self.labels[-1] != OVERFLOW
+
+    def count(self, status: int, took_s: float, rows: int = 0, model_us: int = 0) -> None:
+        """One request was answered; `rows` and microseconds in the model count only with 200."""
         self.by_code[status] = self.by_code.get(status, 0) + 1
         self.slots[bisect_left(LATENCY_BUCKETS_S, took_s)] += 1
         self.seconds += took_s
+        self.last = time.time()
+        if status == 200:
+            self.rows += rows
+            self.model_us += model_us
+        else:
+            self.failed_s += took_s
+
+    def stats(self, model: str, number: int) -> VersionStats:
+        """The sums as routers tell them each other."""
+        success = self.by_code.get(200, 0)
+        return VersionStats(
+            model=model, version=number, success=success, failed=sum(self.by_code.values()) - success,
+            success_us=round((self.seconds - self.failed_s) * 1e6), failed_us=round(self.failed_s * 1e6),
+            rows=self.rows, model_us=self.model_us, last_ms=int(self.last * 1000),
+        )  # fmt: skip
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by upper bound, as Prometheus wants them."""

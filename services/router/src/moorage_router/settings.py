@@ -22,6 +22,11 @@ class RouterSettings(ServiceSettings):
     listen_fd: int | None = Field(
         default=None, description="An inherited listening socket to serve on instead of host and port."
     )
+    listen_fds_of_others: list[int] = Field(
+        default=[],
+        description="Inherited listening sockets on the same port, of routers beside this one: while one is away, this "
+        "router answers for it. A JSON list.",
+    )
     park_s: float = Field(
         default=30.0, gt=0, description="How long a request waits, within its deadline, for a replica to be ready."
     )

@@ -123,3 +123,4 @@ class UsageShipper:
         await self.commit()
         if self._bus.connected:
             await self.ship()
+        self._log.close()

@@ -30,6 +30,9 @@ STREAM_USAGE = "USAGE"
 TENANT_SERIES_SUBJECT = "series.tenant"
 """Request (core NATS): a tenant's name; each router answers with Prometheus text of that tenant's series."""
 
+STATS_SUBJECT = "stats.tenant"
+"""Request (core NATS): `StatsAsk`; every other router answers with a `StatsAnswer`."""
+
 
 def is_name(text: str) -> bool:
     """Whether `text` may name a tenant, model or deployment."""

@@ -5,6 +5,7 @@ import contextlib
 import email.utils
 import socket
 import time
+from collections.abc import Sequence
 
 import structlog
 
@@ -12,6 +13,7 @@ from moorage_common.http1.connection import Connection
 from moorage_common.http1.exchange import ClientGone, Exchange, Handler
 from moorage_common.http1.limits import Limits
 from moorage_common.http1.refusals import UNFORESEEN
+from moorage_common.http1.standby import Standby
 
 log = structlog.get_logger()
 
@@ -31,15 +33,23 @@ class Server:
         self.date = b""
         self._handler = handler
         self.loop = asyncio.get_running_loop()
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | Standby] = []
+        self._stands_in = False
         self._sweeper: asyncio.Task[None] | None = None
         self._emptied: asyncio.Future[None] | None = None
 
-    async def start(self, listener: socket.socket) -> None:
-        """Take connections from a bound socket; it stays the caller's."""
+    async def start(self, listener: socket.socket, others: Sequence[socket.socket] = ()) -> None:
+        """Take connections from a bound socket; it stays the caller's.
+
+        Args:
+            others: listening sockets on the same port, of processes that this one stands in for, and they for it.
+        """
         self._tick()
         mine = listener.dup()
         self._listeners.append(await self.loop.create_server(lambda: Connection(self), sock=mine, backlog=_BACKLOG))
+        if others:
+            self._stands_in = True
+            self._listeners.append(Standby([other.dup() for other in others], lambda: Connection(self)))
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep(), name="http1-sweep")
 
@@ -50,14 +60,20 @@ class Server:
         that has not heard of the end yet loses nothing; then idle connections close, and after `drain_s` all do.
         """
         self.draining = True
+        if self._stands_in:
+            self._close_listeners()  # the others take what comes
         await asyncio.sleep(_SETTLE_S)
         await self._empty_within(self.limits.drain_linger_s)
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
         for connection in list(self.connections):
             connection.close_if_idle()
         await self._empty_within(self.limits.drain_s)
         await self.stop()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     async def _empty_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -74,8 +90,7 @@ class Server:
 
     async def stop(self) -> None:
         """Close everything at once; what is under way is cancelled."""
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
         for connection in list(self.connections):
             connection.abort()
         if self._sweeper is not None:

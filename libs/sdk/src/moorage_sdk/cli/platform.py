@@ -15,6 +15,7 @@ def up(
     state: Annotated[Path, typer.Option(help="Directory that keeps all state.")] = Path(".moorage"),
     port: Annotated[int, typer.Option(help="The router's port; the others follow it. 0 takes free ones.")] = 8080,
     gpus: Annotated[int, typer.Option(min=0, help="Logical GPUs.")] = 2,
+    routers: Annotated[int, typer.Option(min=1, max=64, help="Router processes on the router's port.")] = 1,
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Do not push the demo model.")] = False,
 ) -> None:
     """Run the whole platform on this machine until Ctrl-C."""
@@ -24,4 +25,4 @@ def up(
         if error.name not in (_LAUNCHER, "moorage_local"):
             raise
         raise SdkError("the platform itself is not installed; run: pip install moorage-local") from None
-    raise typer.Exit(launcher.main(state=state, port=port, gpus=gpus, demo=not no_demo))
+    raise typer.Exit(launcher.main(state=state, port=port, gpus=gpus, demo=not no_demo, routers=routers))
