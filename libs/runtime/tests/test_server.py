@@ -12,7 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from moorage_common.contracts import host_calls
-from moorage_runtime import v2
+from moorage_runtime import server, v2
 from moorage_runtime.signature import infer_signature
 
 X, Y = load_iris(return_X_y=True)
@@ -188,3 +188,14 @@ def test_a_restarted_host_loads_from_the_cache_with_another_token(blobs: Any, st
     assert len(blobs.hits) == 1
     assert first.identity["generation"] != second.identity["generation"]
     _refused(second.infer(_body(), {host_calls.TOKEN: first.identity["token"]}), 401, host_calls.HOST_STALE)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "chosen"),
+    [
+        ("gzip", "gzip"), ("deflate", "deflate"), ("br, gzip;q=0.5", "gzip"), ("GZIP;Q=1.0", "gzip"), ("br", None),
+        ("gzip;q=0", None), ("gzip;q=0.000, deflate", "deflate"), ("identity", None), ("*", None),
+    ],
+)  # fmt: skip
+def test_an_answer_is_packed_only_as_the_caller_takes_it(accepted: str, chosen: str | None) -> None:
+    assert server._chosen_encoding(accepted) == chosen

@@ -95,6 +95,9 @@ async def test_refusals_have_the_protocols_shape_and_say_what_to_do(
         assert list(answer.json()) == ["error"]
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["moorage-request-id"]
+        assert answer.headers.get("allow") == {"/v2/models/m/infer": "POST", "/v2/models/m": "GET"}.get(
+            answer.request.url.path if status == 405 else ""
+        )
     assert host.seen == []
 
 

@@ -156,12 +156,20 @@ def _answered(answer: Answer, accepted: bytes) -> Reply:
 def _packed(encoded: Encoded, accepted: str) -> Encoded:
     if len(encoded.body) < COMPRESS_FROM_BYTES:
         return encoded
-    asked = {part.partition(";")[0].strip().lower() for part in accepted.split(",")}
-    encoding = next((name for name in _WBITS if name in asked), None)
+    encoding = _chosen_encoding(accepted)
     if encoding is None:
         return encoded
     packer = zlib.compressobj(1, zlib.DEFLATED, _WBITS[encoding])
     return Encoded(packer.compress(encoded.body) + packer.flush(), {**encoded.headers, "content-encoding": encoding})
+
+
+def _chosen_encoding(accepted: str) -> str | None:
+    """Gzip or deflate where `Accept-Encoding` names it with a weight over 0 (RFC 9110, section 12.5.3)."""
+    for part in accepted.lower().split(","):
+        name, *more = (word.strip() for word in part.split(";"))
+        if name in _WBITS and not any(word.startswith("q=") and not word[2:].strip("0.") for word in more):
+            return name
+    return None
 
 
 def refusal(error: MoorageError) -> Reply:

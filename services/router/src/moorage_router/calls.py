@@ -94,6 +94,15 @@ class _MethodNotAllowed(MoorageError):
     status = 405
     default_code = "method_not_allowed"
 
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"this path takes {allowed}")
+        self._allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"allow": self._allowed}
+
 
 def method_not_allowed(allowed: str) -> MoorageError:
-    return _MethodNotAllowed(f"this path takes {allowed}")
+    """405 with the method that the path takes."""
+    return _MethodNotAllowed(allowed)
