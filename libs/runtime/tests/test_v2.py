@@ -70,6 +70,10 @@ def _json(*tensors: dict[str, Any], **more: Any) -> bytes:
     return orjson.dumps({"inputs": list(tensors), **more})
 
 
+def _nested(depth: int) -> Any:
+    return [] if depth == 1 else [_nested(depth - 1)]
+
+
 def _tensor(datatype: str, shape: Any, data: Any, **more: Any) -> dict[str, Any]:
     return {"name": "x", "datatype": datatype, "shape": shape, "data": data, **more}
 
@@ -92,14 +96,14 @@ def test_64_bit_integers_stay_exact() -> None:
     [
         (_tensor("FP32", [2], [1]), "promises 2 elements, data holds 1"),
         (_tensor("FP32", [10**18, 10**18], [1]), "promises"),
-        (_tensor("FP32", [1] * 9, [1]), "at most 8"),
-        (_tensor("FP32", [-1], []), "not negative"),
-        (_tensor("FP32", [True], [1]), "integers"),
+        (_tensor("FP32", [1] * 9, [1]), "length <= 8"),
+        (_tensor("FP32", [-1], []), "int >= 0 - at .*shape"),
+        (_tensor("FP32", [True], [1]), "Expected int, got bool - at .*shape"),
         (_tensor("FP32", None, [1]), "shape"),
         (_tensor("FP32", [2, 1], [[1], [2, 3]]), "ragged"),
-        (_tensor("FP32", [2], [1, [2]]), "found int, list"),
-        (_tensor("FP32", [2, 3], [[1, 2], [3, 4], [5, 6]]), "nested as"),
-        (_tensor("FP32", [1], [[[[[[[[[1]]]]]]]]]), "nested deeper"),
+        (_tensor("FP32", [2], [1, [2]]), "found array"),
+        (_tensor("FP32", [2, 3], [[1, 2], [3, 4], [5, 6]]), "nested otherwise"),
+        (_tensor("FP32", [1], [[[[[[[[[1]]]]]]]]]), "nested otherwise"),
         (_tensor("FP32", [1], [None]), "binary data only"),
         (_tensor("FP32", [1], ["nan"]), "must be numbers"),
         (_tensor("FP32", [1], [1e300]), "does not fit"),
@@ -112,9 +116,9 @@ def test_64_bit_integers_stay_exact() -> None:
         (_tensor("BYTES", [1], [1]), "strings"),
         (_tensor("BF16", [1], [1.0]), "no JSON form"),
         (_tensor("STRING", [1], ["a"]), "datatype must be one of"),
-        (_tensor(["FP32"], [1], [1]), "datatype must be one of"),  # type: ignore[arg-type]
+        (_tensor(["FP32"], [1], [1]), "Expected str, got array - at .*datatype"),  # type: ignore[arg-type]
         ({"name": "x", "datatype": "FP32", "shape": [1]}, "neither data nor"),
-        ({"datatype": "FP32", "shape": [1], "data": [1]}, "each with a name"),
+        ({"datatype": "FP32", "shape": [1], "data": [1]}, "missing required field name"),
     ],
 )
 def test_bad_tensors_are_refused_with_what_is_wrong(tensor: dict[str, Any], says: str) -> None:
@@ -126,17 +130,25 @@ def test_bad_tensors_are_refused_with_what_is_wrong(tensor: dict[str, Any], says
     ("body", "says"),
     [
         (b"", "not JSON"),
-        (b"[]", "object"),
+        (b"[]", "Expected object"),
         (b'{"inputs": []}', "at least one tensor"),
-        (b'{"inputs": {}}', "list of objects"),
+        (b'{"inputs": {}}', "Expected array, got object"),
         (b'{"inputs": [{"name":"x","datatype":"FP32","shape":[1],"data":[NaN]}]}', "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (_json(_tensor("FP32", [1], [1]), id=5), "id must be a string"),
+        (b"[" * 1000, "Expected object"),
+        (b'{"a":' + b"[" * 50_000, "nested too deep"),
+        (b'{"a":' + b"[" * 100_000, "nested too deep"),
+        (_json(_tensor("FP32", [1], [1]), id=5), "got int - at .*id"),
         (_json(_tensor("FP32", [1], [1]), parameters=[]), "parameters"),
         (_json(_tensor("FP32", [1], [1]), _tensor("FP32", [1], [1])), "twice"),
-        (_json(*[{**_tensor("FP32", [1], [1]), "name": str(i)} for i in range(65)]), "at most 64"),
-        (_json(_tensor("FP32", [1], [1]), outputs=["y"]), "outputs must be"),
-        (b'{"parameters":{"a":' + b"[" * 40 + b"]" * 40 + b'},"inputs":[]}', "nested deeper"),
+        (_json(*[{**_tensor("FP32", [1], [1]), "name": str(i)} for i in range(65)]), "length <= 64"),
+        (_json(_tensor("FP32", [1], [1]), outputs=["y"]), "got str - at .*outputs"),
+        (_json(_tensor("FP32", [1], [1]), parameters={"a": _nested(15)}), "nested deeper than 16"),
+        (_json(_tensor("FP32", [1], [1]), unknown=_nested(16)), "nested deeper than 16"),
+        (_json(_tensor("FP32", [50, 2], [1] * 100), unknown=_nested(16)), "nested deeper than 16"),
+        (_json(_tensor("FP32", [50, 2], [[1, 2]] * 50), unknown=_nested(16)), "nested deeper than 16"),
+        (_json(_tensor("FP32", [1], [1], unknown={"a": _nested(13)})), "nested deeper than 16"),
+        (_json(_tensor("FP32", [1], [1]), parameters={"binary_data_output": 1}), "must be true or false"),
+        (_json(_tensor("FP32", [1], [1]), outputs=[{"name": "y"}, {"name": "y"}]), "twice"),
     ],
 )
 def test_bad_bodies_are_refused_with_what_is_wrong(body: bytes, says: str) -> None:

@@ -8,59 +8,77 @@ import struct
 import numpy as np
 
 from moorage_common.errors import BadRequest
-from moorage_runtime.v2.datatypes import DTYPES, Array, byte_strings, element_count, object_array
+from moorage_runtime.v2.datatypes import DTYPES, Array, Budget, Promise, byte_strings, object_array
 
 _LENGTH = struct.Struct("<I")
 
 
-def from_raw(name: str, datatype: str, shape: object, raw: memoryview) -> Array:
-    """Decode one tensor from exactly `raw`; numbers are a read-only view of it, nothing is copied.
+def wire_bytes(datatype: str) -> int:
+    """Bytes of one number in binary data."""
+    return 2 if datatype == "BF16" else DTYPES[datatype].itemsize
+
+
+def from_raw(promise: Promise, raw: memoryview, budget: Budget) -> Array:
+    """Decode one tensor from exactly `raw`; numbers are a read-only view of it, nothing is copied but BF16.
+
+    Args:
+        budget: what the tensor costs is taken from it before it is allocated.
 
     Raises:
         BadRequest: another size than shape and datatype promise.
+        TooLarge: the budget is used up.
     """
-    count = element_count(name, shape)
-    dims = tuple(shape) if isinstance(shape, list) else ()
+    datatype, shape, count = promise.datatype, promise.shape, promise.count
     if datatype == "BYTES":
-        return _strings(name, count, raw).reshape(dims)
-    wire = np.dtype("<u2") if datatype == "BF16" else DTYPES[datatype]
-    if count * wire.itemsize != len(raw):
+        return _strings(promise, raw, budget).reshape(shape)
+    if count * wire_bytes(datatype) != len(raw):
         raise BadRequest(
-            f"tensor '{name}': shape {shape} of {datatype} is {count * wire.itemsize} bytes, "
+            f"tensor '{promise.name}': shape {shape} of {datatype} is {count * wire_bytes(datatype)} bytes, "
             f"binary_data_size says {len(raw)}"
         )
-    flat = np.frombuffer(raw, dtype=np.uint8 if datatype == "BOOL" else wire)
+    budget.take_elements(promise)
+    if datatype == "BF16":
+        bits = np.frombuffer(raw, dtype="<u2").astype("<u4")
+        bits <<= 16
+        return bits.view("<f4").reshape(shape)
     if datatype == "BOOL":
-        flat = flat != 0
-    elif datatype == "BF16":
-        flat = (flat.astype("<u4") << 16).view("<f4")
-    return flat.reshape(dims)
+        flags = np.ndarray(shape, np.uint8, raw)
+        # Any byte is a truth value to the protocol, only 0 and 1 are to numpy.
+        return flags.view(np.bool_) if not count or flags.max() <= 1 else flags != 0
+    return np.ndarray(shape, DTYPES[datatype], raw)
 
 
-def _strings(name: str, count: int, raw: memoryview) -> Array:
+def _strings(promise: Promise, raw: memoryview, budget: Budget) -> Array:
+    name, count = promise.name, promise.count
     if count * _LENGTH.size > len(raw):
         raise BadRequest(f"tensor '{name}': {len(raw)} bytes cannot hold {count} BYTES elements")
-    values: list[bytes] = []
-    at = 0
-    for _ in range(count):
-        end = at + _LENGTH.size
-        if end <= len(raw):
-            at, end = end, end + int(_LENGTH.unpack_from(raw, at)[0])
-        if end > len(raw):
+    budget.take_elements(promise)
+    budget.take(len(raw) - count * _LENGTH.size)
+    values = [b""] * count
+    at, size = 0, len(raw)
+    length = _LENGTH.unpack_from
+    for i in range(count):
+        end = at + 4
+        if end <= size:
+            at, end = end, end + length(raw, at)[0]
+        if end > size:
             raise BadRequest(f"tensor '{name}': a BYTES element reaches past the tensor's end")
-        values.append(bytes(raw[at:end]))
+        values[i] = bytes(raw[at:end])
         at = end
-    if at != len(raw):
-        raise BadRequest(f"tensor '{name}': {len(raw) - at} bytes are left over after {count} BYTES elements")
+    if at != size:
+        raise BadRequest(f"tensor '{name}': {size - at} bytes are left over after {count} BYTES elements")
     return object_array(values, (count,))
 
 
-def to_raw(array: Array, datatype: str) -> bytes:
-    """Encode `array` (float32 for BF16, rounded to nearest even as hardware does)."""
+def to_raw(array: Array, datatype: str) -> bytes | Array:
+    """`array` (float32 for BF16, rounded to nearest even as hardware does) as contiguous bytes.
+
+    Numbers that lie so already are not copied.
+    """
     if datatype == "BYTES":
-        return b"".join(part for value in byte_strings(array) for part in (_LENGTH.pack(len(value)), value))
+        return b"".join([part for value in byte_strings(array) for part in (_LENGTH.pack(len(value)), value)])
     if datatype == "BF16":
         bits = np.ascontiguousarray(array, dtype="<f4").view("<u4")
         rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
         return np.where(np.isnan(array), 0x7FC0, rounded).astype("<u2").tobytes()
-    return array.astype(DTYPES[datatype], copy=False).tobytes()
+    return np.ascontiguousarray(array, dtype=DTYPES[datatype])

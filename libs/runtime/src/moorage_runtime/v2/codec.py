@@ -1,69 +1,83 @@
-"""Both directions of both messages: the host decodes requests and encodes responses, clients the reverse."""
+"""Both directions of both messages: the host decodes requests and encodes responses, clients the reverse.
+
+Decoding holds a promise, docs/decisions/0010: with a body of at most `limit_bytes`, the decoded tensors take at most
+`limit_bytes` too, or are refused before they are allocated, and what else decoding takes is a few MB.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 
+from moorage_common.contracts.tensors import Datatype
 from moorage_common.errors import BadRequest
-from moorage_runtime.v2.datatypes import Array
-from moorage_runtime.v2.messages import (
-    Encoded,
-    InferRequest,
-    InferResponse,
-    decode_tensors,
-    encode,
-    objects,
-    parameters_of,
-    split,
-)
+from moorage_runtime.v2.datatypes import MAX_NAME_BYTES, REQUEST_LIMIT_BYTES, RESPONSE_LIMIT_BYTES, Array
+from moorage_runtime.v2.envelope import Output, parse_request, parse_response, split
+from moorage_runtime.v2.messages import Decoded, Encoded, InferRequest, InferResponse, encode
+from moorage_runtime.v2.scan import refuse_deep
+
+_NONE_DECLARED: dict[str, Datatype] = {}
 
 
-def decode_request(body: bytes, header_length: str | None = None) -> InferRequest:
+def decode_request(
+    body: bytes, header_length: str | None = None, *, limit_bytes: int = REQUEST_LIMIT_BYTES
+) -> InferRequest:
     """Decode an inference request.
 
     Args:
         header_length: value of `Inference-Header-Content-Length`, if the request bears it.
+        limit_bytes: most bytes of the body, and of the tensors decoded; an element of BYTES counts 64 more.
 
     Raises:
         BadRequest: with a text that says which tensor is wrong and how.
+        TooLarge: more than `limit_bytes`.
     """
-    document, raw = split(body, header_length)
-    request_id = document.get("id")
-    if request_id is not None and not isinstance(request_id, str):
-        raise BadRequest("id must be a string")
-    parameters = parameters_of(document, "request")
-    tensors = objects(document, "inputs")
-    if not tensors:
+    end, raw = split(body, header_length, limit_bytes)
+    message = parse_request(body, end)
+    outputs, binary = _wanted(message.outputs) if message.outputs else (None, {})
+    tensors = Decoded(raw, limit_bytes)
+    tensors.decode(message.inputs)
+    if not tensors.arrays:
         raise BadRequest("inputs is empty; send at least one tensor")
-    wanted = None if document.get("outputs") is None else objects(document, "outputs")
-    binary = {}
-    for output in wanted or []:
-        choice = parameters_of(output, f"output '{output['name']}'").get("binary_data")
-        if choice is not None:
-            binary[output["name"]] = choice is True
-    return InferRequest(
-        inputs=decode_tensors(tensors, raw),
-        id=request_id,
-        parameters=parameters,
-        outputs=tuple(o["name"] for o in wanted) if wanted else None,
-        binary=binary,
-        binary_default=parameters.get("binary_data_output") is True,
-    )
+    refuse_deep(body, end, tensors.brackets)
+    parameters = message.parameters or {}
+    default = parameters.get("binary_data_output", False)
+    if not isinstance(default, bool):
+        raise BadRequest("parameters.binary_data_output must be true or false")
+    return InferRequest(tensors.arrays, message.id, parameters, outputs, binary, default, tensors.datatypes)
+
+
+def _wanted(outputs: list[Output]) -> tuple[tuple[str, ...], dict[str, bool]]:
+    """The requested outputs and what they say of binary data."""
+    names = tuple(output.name for output in outputs)
+    if len(set(names)) != len(names) or max(map(len, names)) > MAX_NAME_BYTES:
+        raise BadRequest("outputs names an output twice, or by a name too long")
+    said = {o.name: None if o.parameters is None else o.parameters.binary_data for o in outputs}
+    return names, {name: choice for name, choice in said.items() if choice is not None}
 
 
 def encode_response(
-    request: InferRequest, *, model_name: str, model_version: str, outputs: Mapping[str, Array]
+    request: InferRequest,
+    *,
+    model_name: str,
+    model_version: str,
+    outputs: Mapping[str, Array],
+    datatypes: Mapping[str, Datatype] = _NONE_DECLARED,
 ) -> Encoded:
     """Encode the answer to `request`, its `id` echoed; binary where the request asked for it.
 
+    Args:
+        datatypes: what the signature says the outputs are; numpy's type says it where this does not, but never BF16.
+
     Raises:
-        Internal: `nan_output` or `not_utf8`: JSON cannot carry an output.
+        BadRequest: an output is BF16 and not asked for as binary.
+        Internal: `nan_output` or `not_utf8`: JSON cannot carry an output; `wrong_datatype`: it is not what it should.
     """
     document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
     if request.id is not None:
         document["id"] = request.id
-    return encode(document, "outputs", outputs, binary={name: request.wants_binary(name) for name in outputs})
+    return encode(document, "outputs", outputs, binary=request.wants_binary, datatypes=datatypes)
 
 
 def encode_request(
@@ -73,16 +87,18 @@ def encode_request(
     parameters: Mapping[str, Any] | None = None,
     outputs: Sequence[str] | None = None,
     binary: bool | None = None,
+    datatypes: Mapping[str, Datatype] = _NONE_DECLARED,
 ) -> Encoded:
     """Encode a request from named arrays.
 
     Args:
         outputs: names to answer with; None means all.
         binary: True sends raw bytes and asks for them, False is JSON both ways; None is JSON, except that tensors with
-            NaN or Inf go as raw bytes.
+            NaN or Inf, and BF16, go as raw bytes.
+        datatypes: what the model's metadata says the inputs are; BF16 is known by it alone.
 
     Raises:
-        BadRequest: an array has no V2 datatype.
+        BadRequest: an array has no V2 datatype; BF16 with binary False.
         Internal: `nan_output` when binary is False and an input holds NaN or Inf.
     """
     document: dict[str, Any] = {}
@@ -95,27 +111,38 @@ def encode_request(
         document["parameters"] = wanted_parameters
     if outputs is not None:
         document["outputs"] = [{"name": name} for name in outputs]
-    as_raw = {name: _not_finite(a) if binary is None else binary for name, a in inputs.items()}
-    return encode(document, "inputs", inputs, binary=as_raw)
+
+    def as_raw(name: str) -> bool:
+        return datatypes.get(name) == "BF16" or _not_finite(inputs[name]) if binary is None else binary
+
+    return encode(document, "inputs", inputs, binary=as_raw, datatypes=datatypes)
 
 
 def _not_finite(array: Array) -> bool:
     return array.dtype.kind == "f" and not bool(np.isfinite(array).all())
 
 
-def decode_response(body: bytes, header_length: str | None = None) -> InferResponse:
+def decode_response(
+    body: bytes, header_length: str | None = None, *, limit_bytes: int = RESPONSE_LIMIT_BYTES
+) -> InferResponse:
     """Decode an inference response; BYTES come as object arrays of `bytes` (`texts` turns them into `str`).
 
     Raises:
         BadRequest: the body is not a V2 response.
+        TooLarge: more than `limit_bytes`, of the body or of the tensors decoded.
     """
-    document, raw = split(body, header_length)
+    end, raw = split(body, header_length, limit_bytes)
+    message = parse_response(body, end)
+    tensors = Decoded(raw, limit_bytes)
+    tensors.decode(message.outputs)
+    refuse_deep(body, end, tensors.brackets)
     return InferResponse(
-        model_name=str(document.get("model_name", "")),
-        model_version=str(document.get("model_version", "")),
-        outputs=decode_tensors(objects(document, "outputs"), raw),
-        id=document.get("id"),
-        parameters=parameters_of(document, "response"),
+        message.model_name,
+        message.model_version,
+        tensors.arrays,
+        message.id,
+        message.parameters or {},
+        tensors.datatypes,
     )
 
 
@@ -125,4 +152,8 @@ def decode_json_tensors(tensors: Sequence[Mapping[str, Any]]) -> dict[str, Array
     Raises:
         BadRequest: whatever is wrong, with the tensor's name.
     """
-    return decode_tensors(objects({"tensors": [dict(t) for t in tensors]}, "tensors"), memoryview(b""))
+    try:
+        body = orjson.dumps({"outputs": [dict(t) for t in tensors]})
+    except (TypeError, ValueError) as error:  # a mapping may hold what no JSON does
+        raise BadRequest(f"the tensors are not JSON: {error}") from None
+    return decode_response(body).outputs

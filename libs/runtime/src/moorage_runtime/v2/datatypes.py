@@ -4,19 +4,34 @@ BF16 has no numpy type: in memory it is float32 and only the wire knows it. BYTE
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from moorage_common.contracts.tensors import Datatype
-from moorage_common.errors import BadRequest
+from moorage_common.errors import BadRequest, TooLarge
 
 Array = NDArray[Any]
 
 MAX_RANK = 8
 MAX_TENSORS = 64
 MAX_DEPTH = 16
+MAX_NAME_BYTES = 1024
+MAX_ID_BYTES = 16 * 1024
+MAX_PARAMETERS_BYTES = 64 * 1024
+MAX_ELEMENTS = 2**48
+"""Dimensions beside a zero may promise no more than this either: numpy cannot hold such a shape."""
+
+REQUEST_LIMIT_BYTES = 64 * 1024 * 1024
+RESPONSE_LIMIT_BYTES = 1024 * 1024 * 1024
+ELEMENT_COST_BYTES = 64
+"""What an element of BYTES costs beside its bytes: an object's header and two pointers to it."""
+
+WINDOW_BYTES = 64 * 1024
+"""JSON is decoded in pieces of this size, so that what lies between text and array stays small."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -34,6 +49,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<f4"),
     "BYTES": np.dtype(object),
 }
+_COST = {name: ELEMENT_COST_BYTES if name == "BYTES" else dtype.itemsize for name, dtype in DTYPES.items()}
 _BY_DTYPE: dict[np.dtype[Any], Datatype] = {
     DTYPES[name]: name for name in get_args(Datatype) if name not in {"BF16", "BYTES"}
 }
@@ -55,17 +71,52 @@ def datatype_of(array: Array) -> Datatype:
     return found
 
 
-def element_count(name: str, shape: Any) -> int:
-    """Elements that `shape` promises, counted in Python integers, so nothing overflows or is allocated.
+class Promise(Struct):
+    """What a tensor's head says of its data. `count` is of elements, as `shape` promises."""
+
+    name: str
+    datatype: Datatype
+    shape: list[int]
+    count: int
+
+
+class Budget:
+    """Bytes that the tensors of one message may still take in memory."""
+
+    __slots__ = ("_left", "_limit")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = self._left = limit_bytes
+
+    def take_elements(self, promise: Promise) -> None:
+        """Reserve what the elements cost, those of BYTES beside their bytes.
+
+        Raises:
+            TooLarge: no room is left for them.
+        """
+        self.take(promise.count * _COST[promise.datatype])
+
+    def take(self, size: int) -> None:
+        """Reserve `size` bytes.
+
+        Raises:
+            TooLarge: no room is left for them.
+        """
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge(f"the tensors take more than {self._limit} bytes decoded; send fewer rows at a time")
+
+
+def element_count(name: str, shape: Sequence[int]) -> int:
+    """Elements that `shape` (not negative) promises, in Python integers, so nothing overflows or is allocated.
 
     Raises:
-        BadRequest: not a list of at most MAX_RANK non-negative integers.
+        BadRequest: no array has that shape.
     """
-    if not isinstance(shape, list) or any(type(d) is not int or d < 0 for d in shape):
-        raise BadRequest(f"tensor '{name}': shape must be a list of integers that are not negative")
-    if len(shape) > MAX_RANK:
-        raise BadRequest(f"tensor '{name}': shape has {len(shape)} dimensions, at most {MAX_RANK} are allowed")
-    return math.prod(shape)
+    count = math.prod(shape)
+    if count == 0 and math.prod(d or 1 for d in shape) > MAX_ELEMENTS:
+        raise BadRequest(f"tensor '{name}': shape {list(shape)} is empty, and too large beside its zero")
+    return count
 
 
 def byte_strings(array: Array) -> list[bytes]:

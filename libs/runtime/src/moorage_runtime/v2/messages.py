@@ -1,46 +1,61 @@
-"""Inference requests and responses as values, and what both share on the wire."""
+"""Inference requests and responses as values, and the tensors that both hold on the wire."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import orjson
+from msgspec import UNSET, Struct
 
 from moorage_common.contracts.tensors import Datatype
-from moorage_common.errors import BadRequest
+from moorage_common.errors import BadRequest, Internal
 from moorage_runtime.v2.binary import from_raw, to_raw
-from moorage_runtime.v2.datatypes import MAX_DEPTH, MAX_TENSORS, Array, datatype_of
+from moorage_runtime.v2.datatypes import (
+    DTYPES,
+    MAX_NAME_BYTES,
+    Array,
+    Budget,
+    Promise,
+    datatype_of,
+    element_count,
+)
+from moorage_runtime.v2.envelope import Tensor
 from moorage_runtime.v2.json import from_json, to_json
+from moorage_runtime.v2.nesting import openings
 
 HEADER_LENGTH = "inference-header-content-length"
 
-_DATATYPES = frozenset(get_args(Datatype))
+_JSON_HEADERS = {"content-type": "application/json"}
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
-    """A decoded request. `outputs` None means all; `binary` says per output, `binary_default` for the rest."""
+class InferRequest(Struct, frozen=True, eq=False):
+    """A decoded request. `outputs` None means all; `binary` says per output, `binary_default` for the rest.
+
+    `datatypes` are those on the wire: BF16 and FP32 are the same in memory.
+    """
 
     inputs: dict[str, Array]
     id: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = {}
     outputs: tuple[str, ...] | None = None
-    binary: dict[str, bool] = field(default_factory=dict)
+    binary: dict[str, bool] = {}
     binary_default: bool = False
+    datatypes: dict[str, Datatype] = {}
 
     def wants_binary(self, output: str) -> bool:
         return self.binary.get(output, self.binary_default)
 
 
-@dataclass(frozen=True, slots=True)
-class InferResponse:
+class InferResponse(Struct, frozen=True, eq=False):
     """A decoded response; `outputs` keeps the server's order."""
 
     model_name: str
     model_version: str
     outputs: dict[str, Array]
     id: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = {}
+    datatypes: dict[str, Datatype] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,105 +66,108 @@ class Encoded:
     headers: dict[str, str]
 
 
-def split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """The JSON object at the start of `body` and the binary part after it.
+class Decoded:
+    """The tensors of one message as they are decoded, JSON and binary ones mixed as they come."""
+
+    __slots__ = ("_at", "_budget", "_raw", "arrays", "brackets", "datatypes")
+
+    def __init__(self, raw: memoryview, limit_bytes: int) -> None:
+        self.arrays: dict[str, Array] = {}
+        self.datatypes: dict[str, Datatype] = {}
+        self.brackets = 2
+        """Brackets that a message with these tensors opens."""
+        self._raw = raw
+        self._at = 0
+        self._budget = Budget(limit_bytes)
+
+    def decode(self, tensors: Iterable[Tensor]) -> None:
+        """Decode all of a message; the binary part must be used up exactly.
+
+        Raises:
+            BadRequest: whatever is wrong, with the tensor's name.
+            TooLarge: they take more than the limit in memory.
+        """
+        for tensor in tensors:
+            self._one(tensor)
+        if self._at != len(self._raw):
+            left = len(self._raw) - self._at
+            raise BadRequest(f"{left} bytes of binary data belong to no tensor; check binary_data_size")
+
+    def _one(self, tensor: Tensor) -> None:
+        name = tensor.name
+        if name in self.arrays or len(name) > MAX_NAME_BYTES:
+            raise BadRequest(f"tensor '{name[:MAX_NAME_BYTES]}' is named twice, or its name is too long")
+        promise = Promise(name, tensor.datatype, tensor.shape, element_count(name, tensor.shape))
+        size = None if tensor.parameters is None else tensor.parameters.binary_data_size
+        if size is not None:
+            array = self._binary(promise, size, tensor)
+            self.brackets += 3
+        elif tensor.data is UNSET:
+            raise BadRequest(f"tensor '{name}': neither data nor parameters.binary_data_size is given")
+        else:
+            array = from_json(promise, tensor.data, self._budget)
+            self.brackets += 2 + (openings(tensor.shape) if bytes(memoryview(tensor.data)[:2]) == b"[[" else 1)
+        self.arrays[name] = array
+        self.datatypes[name] = tensor.datatype
+
+    def _binary(self, promise: Promise, size: int, tensor: Tensor) -> Array:
+        if tensor.data is not UNSET:
+            raise BadRequest(f"tensor '{promise.name}': both data and binary_data_size are given; send one")
+        begin, end = self._at, self._at + size
+        if size < 0 or end > len(self._raw):
+            raise BadRequest(f"tensor '{promise.name}': binary_data_size reaches past the body's end")
+        self._at = end
+        return from_raw(promise, self._raw[begin:end], self._budget)
+
+
+def encode(
+    document: dict[str, Any],
+    key: str,
+    arrays: Mapping[str, Array],
+    *,
+    binary: Callable[[str], bool],
+    datatypes: Mapping[str, Datatype],
+) -> Encoded:
+    """`document` with `arrays` under `key`: those that `binary` says as raw bytes behind the JSON.
 
     Args:
-        header_length: value of `Inference-Header-Content-Length`; None when the whole body is JSON.
-
-    Raises:
-        BadRequest: a wrong header length, no JSON object.
+        datatypes: what the arrays are on the wire; by numpy's type where it says nothing.
     """
-    view = memoryview(body)
-    end = len(body)
-    if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit() and int(header_length[:12]) <= len(body)):
-            raise BadRequest("Inference-Header-Content-Length must be the length of the JSON part, within the body")
-        end = int(header_length[:12])
-    try:
-        document = orjson.loads(view[:end])
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise BadRequest("the body must be a JSON object")
-    return document, view[end:]
-
-
-def parameters_of(thing: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """`parameters` of a request or a tensor, an object of bounded depth; unknown ones are tolerated."""
-    found = thing.get("parameters")
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise BadRequest(f"{what}: parameters must be an object")
-    level: list[Any] = [found]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-        ]
-        if not level:
-            return found
-    raise BadRequest(f"{what}: parameters are nested deeper than {MAX_DEPTH}")
-
-
-def objects(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """The list of named objects under `key`: at most MAX_TENSORS, names unique."""
-    found = document.get(key)
-    if not isinstance(found, list) or not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in found):
-        raise BadRequest(f"{key} must be a list of objects, each with a name")
-    if len(found) > MAX_TENSORS:
-        raise BadRequest(f"{key} has {len(found)} tensors, at most {MAX_TENSORS} are allowed")
-    names = [t["name"] for t in found]
-    if len(set(names)) != len(names):
-        raise BadRequest(f"{key} names a tensor twice")
-    return found
-
-
-def decode_tensors(tensors: list[dict[str, Any]], raw: memoryview) -> dict[str, Array]:
-    """Decode JSON and binary tensors, mixed as they come; the binary part must be used up exactly.
-
-    Raises:
-        BadRequest: whatever is wrong, with the tensor's name.
-    """
-    arrays: dict[str, Array] = {}
-    at = 0
-    for tensor in tensors:
-        name, datatype, shape = tensor["name"], tensor.get("datatype"), tensor.get("shape")
-        if not isinstance(datatype, str) or datatype not in _DATATYPES:
-            raise BadRequest(f"tensor '{name}': datatype must be one of {', '.join(get_args(Datatype))}")
-        size = parameters_of(tensor, f"tensor '{name}'").get("binary_data_size")
-        if size is None and "data" not in tensor:
-            raise BadRequest(f"tensor '{name}': neither data nor parameters.binary_data_size is given")
-        if size is None:
-            arrays[name] = from_json(name, datatype, shape, tensor["data"])
-            continue
-        if type(size) is not int or size < 0 or at + size > len(raw):
-            raise BadRequest(f"tensor '{name}': binary_data_size reaches past the body's end")
-        arrays[name] = from_raw(name, datatype, shape, raw[at : at + size])
-        at += size
-    if at != len(raw):
-        raise BadRequest(f"{len(raw) - at} bytes of binary data belong to no tensor; check binary_data_size")
-    return arrays
-
-
-def encode(document: dict[str, Any], key: str, arrays: Mapping[str, Array], *, binary: Mapping[str, bool]) -> Encoded:
-    """`document` with `arrays` under `key`: those that `binary` says as raw bytes behind the JSON."""
     tensors: list[dict[str, Any]] = []
-    blobs: list[bytes] = []
-    for name, array in arrays.items():
-        datatype = datatype_of(array)
-        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
-        if binary.get(name, False):
-            blobs.append(to_raw(array, datatype))
-            tensor["parameters"] = {"binary_data_size": len(blobs[-1])}
+    blobs: list[Any] = []
+    for name, given in arrays.items():
+        datatype = datatypes.get(name)
+        array = given
+        if datatype is None:
+            datatype = datatype_of(array)
+        elif array.dtype != DTYPES[datatype]:
+            array = _declared(name, array, datatype)
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
+        if binary(name):
+            blob = to_raw(array, datatype)
+            tensor["parameters"] = {"binary_data_size": len(blob) if isinstance(blob, bytes) else blob.nbytes}
+            blobs.append(blob)
         else:
-            tensor["data"] = to_json(name, array)
+            tensor["data"] = to_json(name, array, datatype)
         tensors.append(tensor)
-    head = orjson.dumps({**document, key: tensors}, option=orjson.OPT_SERIALIZE_NUMPY)
+    document[key] = tensors
+    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not blobs:
-        return Encoded(head, {"content-type": "application/json"})
+        return Encoded(head, _JSON_HEADERS.copy())
     headers = {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
     return Encoded(b"".join([head, *blobs]), headers)
+
+
+def _declared(name: str, array: Array, datatype: Datatype) -> Array:
+    """`array` as the datatype that is declared for it: without loss, or as floats of another width."""
+    wanted = DTYPES[datatype]
+    if datatype == "BYTES" and array.dtype.kind in "OUS":
+        return array
+    floats = wanted.kind == array.dtype.kind == "f"
+    if datatype == "BYTES" or array.dtype.kind in "OUS" or not (floats or np.can_cast(array.dtype, wanted, "safe")):
+        raise Internal(
+            f"tensor '{name}' is {datatype_of(array)}, declared as {datatype}; correct the signature or the model",
+            code="wrong_datatype",
+        )
+    with np.errstate(over="ignore"):
+        return array.astype(wanted)

@@ -1,0 +1,153 @@
+"""JSON data of numbers and booleans to numpy: parsed, type-checked and range-checked in C, in windows.
+
+`struct` writes the parsed values where they belong: it refuses what does not fit, and is twice as fast as `np.array`.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from moorage_common.errors import BadRequest, MoorageError
+from moorage_runtime.v2.datatypes import DTYPES, WINDOW_BYTES, Array, Budget, Promise
+from moorage_runtime.v2.nesting import NOT_NESTING, WHITESPACE, Nesting, leading_lists, nesting_dims
+
+_floats = msgspec.json.Decoder(list[float]).decode
+_integers = msgspec.json.Decoder(list[int]).decode
+_booleans = msgspec.json.Decoder(list[bool]).decode
+
+_FORMS: dict[str, tuple[str, Callable[[Any], list[Any]], np.dtype[Any], str]] = {
+    name: (code, decode, DTYPES[name], expected)
+    for names, decode, expected in (
+        ({"BOOL": "?"}, _booleans, "true or false"),
+        ({"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q"}, _integers, "whole numbers"),
+        ({"INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q"}, _integers, "whole numbers"),
+        ({"FP16": "e", "FP32": "f", "FP64": "d"}, _floats, "numbers"),
+    )
+    for name, code in names.items()
+}
+_OPENING = ord("[")
+
+
+def numbers(promise: Promise, raw: Any, budget: Budget) -> Array:
+    """Decode one tensor's `data`; 64-bit integers stay exact.
+
+    Args:
+        raw: the data as JSON text that was parsed once.
+        budget: what the tensor costs is taken from it before it is allocated.
+
+    Raises:
+        BadRequest: another number of elements than the shape promises, another nesting, another kind of value.
+        TooLarge: the budget is used up.
+    """
+    code, decode, dtype, _expected = _FORMS[promise.datatype]
+    count = promise.count
+    view = memoryview(raw)
+    if len(view) > WINDOW_BYTES or (len(view) > 1 and view[1] == _OPENING):
+        return _in_windows(promise, view, budget)
+    try:
+        values = decode(raw)
+    except msgspec.DecodeError:
+        return _in_windows(promise, view, budget)
+    if len(values) != count:
+        raise _miscounted(promise, str(len(values)))
+    budget.take_elements(promise)
+    room = bytearray(count * dtype.itemsize)
+    try:
+        struct.pack_into(f"<{count}{code}", room, 0, *values)
+    except (struct.error, OverflowError):
+        raise _too_big(promise) from None
+    return np.ndarray(promise.shape, dtype, room)
+
+
+def _in_windows(promise: Promise, view: memoryview, budget: Budget) -> Array:
+    code, decode, dtype, _expected = _FORMS[promise.datatype]
+    count = promise.count
+    if view[0] != _OPENING:
+        raise BadRequest(f"tensor '{promise.name}': data must be a list")
+    if len(view) < 2 * count + 1:
+        raise _miscounted(promise, "fewer")
+    nesting = _nesting_of(promise, view)
+    budget.take_elements(promise)
+    array = np.empty(count, dtype=dtype)
+    at = 0
+    for text, comma in _windows(view if nesting else view[1:-1]):
+        if nesting is not None:
+            text = _flattened(promise, nesting, text, comma)  # noqa: PLW2901 - the same values
+        try:
+            values = decode(b"[" + text + b"]")
+        except msgspec.DecodeError as error:
+            raise _wrong_values(promise, "got `str`" if b'"' in text else error) from None
+        if at + len(values) > count:
+            raise _miscounted(promise, "more")
+        try:
+            struct.pack_into(f"<{len(values)}{code}", array.data, at * dtype.itemsize, *values)
+        except (struct.error, OverflowError):
+            raise _too_big(promise) from None
+        at += len(values)
+    if nesting is not None and not nesting.ended():
+        raise misnested(promise)
+    if at != count:
+        raise _miscounted(promise, str(at))
+    return array.reshape(promise.shape)
+
+
+def _windows(view: memoryview) -> Iterator[tuple[bytes, bytes]]:
+    """The text in parts that end before a comma, and that comma."""
+    at = 0
+    while len(view) - at > WINDOW_BYTES:
+        text = bytes(view[at : at + WINDOW_BYTES])
+        cut = text.rfind(b",")
+        if cut < 0:  # the parser says what is wrong with a value that long
+            break
+        yield text[:cut], b","
+        at += cut + 1
+    yield bytes(view[at : at + 2 * WINDOW_BYTES]), b""
+
+
+def _nesting_of(promise: Promise, view: memoryview) -> Nesting | None:
+    """What nested data has to look like; None where the data is one flat list."""
+    depth = leading_lists(bytes(view[:WINDOW_BYTES]).translate(None, WHITESPACE))
+    if depth == 1:
+        return None
+    dims = nesting_dims(promise.shape)
+    if depth != len(dims):
+        raise misnested(promise)
+    return Nesting(dims)
+
+
+def _flattened(promise: Promise, nesting: Nesting, text: bytes, comma: bytes) -> bytes:
+    if b'"' in text:
+        raise _wrong_values(promise, "got `str`")
+    if not nesting.goes_on(text.translate(None, NOT_NESTING) + comma):
+        raise misnested(promise)
+    return text.translate(None, b"[]")
+
+
+def _wrong_values(promise: Promise, error: object) -> MoorageError:
+    name, datatype = promise.name, promise.datatype
+    found = str(error).partition("got `")[2].partition("`")[0]
+    if not found:
+        return _too_big(promise) if "range" in str(error) else BadRequest(f"tensor '{name}': {error}")
+    hint = "; NaN and missing values travel as binary data only" if found == "null" and datatype[0] == "F" else ""
+    return BadRequest(f"tensor '{name}': {datatype} data must be {_FORMS[datatype][3]}, found {found}{hint}")
+
+
+def _too_big(promise: Promise) -> MoorageError:
+    return BadRequest(f"tensor '{promise.name}': a value does not fit {promise.datatype}")
+
+
+def _miscounted(promise: Promise, found: str) -> MoorageError:
+    return BadRequest(
+        f"tensor '{promise.name}': shape {promise.shape} promises {promise.count} elements, data holds {found}"
+    )
+
+
+def misnested(promise: Promise) -> MoorageError:
+    """Data that is neither flat nor as the shape says."""
+    return BadRequest(
+        f"tensor '{promise.name}': data is ragged or nested otherwise than shape {promise.shape} says; nest it so, "
+        "or send one flat list"
+    )
