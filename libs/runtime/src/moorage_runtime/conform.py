@@ -4,16 +4,24 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from moorage_common.contracts.tensors import Signature, TensorSpec
+from moorage_common.contracts.tensors import Datatype, Signature, TensorSpec
 from moorage_common.errors import BadRequest
 from moorage_runtime.v2 import DTYPES, Array, datatype_of
 
+_NONE_SAID: dict[str, Datatype] = {}
 
-def conform(signature: Signature, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], int]:
+
+def conform(
+    signature: Signature, inputs: Mapping[str, Array], datatypes: Mapping[str, Datatype] = _NONE_SAID
+) -> tuple[dict[str, Array], int]:
     """The inputs in signature order with its datatypes, and their rows (1 where the model does not batch).
 
-    A datatype that converts without loss (FP32 to FP64, INT32 to INT64) is converted; a column `[n]` may come as
-    `[n, 1]`.
+    A datatype that converts without loss (FP32 to FP64, BF16 to FP32, INT32 to INT64) is converted; a column `[n]`
+    may come as `[n, 1]`.
+
+    Args:
+        datatypes: what the inputs were on the wire. Arrays alone do not tell BF16 from FP32, so FP32 without a word
+            here is taken for either.
 
     Raises:
         BadRequest: a missing or unknown input, another datatype or shape, inputs of unequal rows.
@@ -26,7 +34,7 @@ def conform(signature: Signature, inputs: Mapping[str, Array]) -> tuple[dict[str
     for spec in signature.inputs:
         if spec.name not in inputs:
             raise BadRequest(f"input '{spec.name}' is missing; the model takes {_listed(expected)}")
-        arrays[spec.name] = _shaped(spec, _typed(spec, inputs[spec.name]))
+        arrays[spec.name] = _shaped(spec, _typed(spec, inputs[spec.name], datatypes.get(spec.name)))
     if not signature.batchable:
         return arrays, 1
     rows = {name: len(array) for name, array in arrays.items()}
@@ -58,13 +66,14 @@ def _listed(names: tuple[str, ...] | list[str]) -> str:
     return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown
 
 
-def _typed(spec: TensorSpec, array: Array) -> Array:
+def _typed(spec: TensorSpec, array: Array, said: Datatype | None) -> Array:
     wanted = DTYPES[spec.datatype]
-    if array.dtype == wanted:
+    narrows = spec.datatype == "BF16" and said not in {None, "BF16"}
+    if array.dtype == wanted and not narrows:
         return array
-    if wanted.kind == "O" or array.dtype.kind == "O" or not np.can_cast(array.dtype, wanted, "safe"):
+    if narrows or wanted.kind == "O" or array.dtype.kind == "O" or not np.can_cast(array.dtype, wanted, "safe"):
         raise BadRequest(
-            f"input '{spec.name}' is {datatype_of(array)}, the model takes {spec.datatype}; send that datatype"
+            f"input '{spec.name}' is {said or datatype_of(array)}, the model takes {spec.datatype}; send that datatype"
         )
     return array.astype(wanted)
 

@@ -76,7 +76,7 @@ class Inference:
             if len(body) <= _inline_bytes(served, header_length)
             else await asyncio.to_thread(decode_request, body, header_length)
         )
-        inputs, rows = conform(served.signature, request.inputs)
+        inputs, rows = conform(served.signature, request.inputs, request.datatypes)
         if rows > self._limits.max_rows:
             raise TooLarge(
                 f"the request has {rows} rows, at most {self._limits.max_rows} are taken; send fewer rows at a time",
@@ -115,7 +115,13 @@ def _encodes_inline(request: InferRequest, outputs: Mapping[str, Array]) -> bool
 
 def _encode(request: InferRequest, served: Served, outputs: Mapping[str, Array]) -> Encoded:
     spec = served.spec
-    return encode_response(request, model_name=spec.model, model_version=str(spec.version), outputs=outputs)
+    return encode_response(
+        request,
+        model_name=spec.model,
+        model_version=str(spec.version),
+        outputs=outputs,
+        datatypes={output.name: output.datatype for output in served.signature.outputs},
+    )
 
 
 def output_state(

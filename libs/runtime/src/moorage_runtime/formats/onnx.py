@@ -1,7 +1,8 @@
 """ONNX through onnxruntime: on CPU, or on CUDA with a memory limit where there is a GPU."""
 
+import ctypes
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from moorage_common.contracts.tensors import Datatype, Signature, TensorSpec
 from moorage_common.errors import BadRequest, Unprocessable
 from moorage_runtime.pacing import INLINE_BESIDE_S
 from moorage_runtime.v2 import Array, texts
+from moorage_runtime.v2.binary import narrowed, widened
 
 DATATYPES: dict[str, Datatype] = {
     "tensor(bool)": "BOOL",
@@ -28,8 +30,13 @@ DATATYPES: dict[str, Datatype] = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
     "tensor(string)": "BYTES",
 }
+
+
+_BFLOAT16 = 16
+"""ONNX's own number for the type."""
 
 
 class OnnxModel:
@@ -43,16 +50,40 @@ class OnnxModel:
         self._outputs = {o.name for o in session.get_outputs()}
         if "CUDAExecutionProvider" in session.get_providers():
             self.inline_s = 0.0  # waiting for a device is no work for the event loop
+        self._bf16_inputs = {i.name for i in session.get_inputs() if i.type == "tensor(bfloat16)"}
+        self._bf16 = bool(self._bf16_inputs) or any(o.type == "tensor(bfloat16)" for o in session.get_outputs())
 
     def predict(self, inputs: dict[str, Array], wanted: Collection[str]) -> dict[str, Array]:
         """Run the graph as far as `wanted` needs."""
         feed = {name: texts(a) if name in self._text_inputs else a for name, a in inputs.items()}
         names = [name for name in wanted if name in self._outputs]
         try:
-            found = self._session.run(names, feed)
+            found = self._run_bound(names, feed) if self._bf16 else self._session.run(names, feed)
         except ort_errors.InvalidArgument as error:
             raise BadRequest(f"the model refuses the input: {str(error).splitlines()[0][:300]}") from None
         return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
+
+    def _run_bound(self, names: list[str], feed: Mapping[str, Array]) -> list[Array]:
+        """As `run`, for graphs with BF16, which numpy does not have: its bits are bound as they lie in memory."""
+        binding = self._session.io_binding()
+        held = []
+        for name, array in feed.items():
+            if name in self._bf16_inputs:
+                held.append(ort.OrtValue.ortvalue_from_numpy_with_onnx_type(narrowed(array), _BFLOAT16))
+            else:
+                held.append(ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)))
+            binding.bind_ortvalue_input(name, held[-1])
+        for name in names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        return [_array(value) for value in binding.get_outputs()]
+
+
+def _array(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        return np.asarray(value.numpy())
+    bits = np.frombuffer(ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes()), dtype="<u2")
+    return widened(bits).reshape(value.shape())
 
 
 def _providers(gpu_mem_mib: int) -> list[Any]:
@@ -106,6 +137,12 @@ def session_signature(session: ort.InferenceSession) -> Signature:
 
     inputs = [spec(i) for i in session.get_inputs()]
     outputs = [spec(o) for o in session.get_outputs()]
+    if "BYTES" in {t.datatype for t in inputs} and "BF16" in {t.datatype for t in [*inputs, *outputs]}:
+        raise Unprocessable(
+            "the graph takes strings beside BF16, which onnxruntime cannot bind together; cast BF16 to FP32 at its "
+            "inputs and outputs",
+            code="bad_signature",
+        )
     batchable = all(t.shape and t.shape[0] == -1 for t in [*inputs, *outputs])
     return Signature(inputs=inputs, outputs=outputs, batchable=batchable)
 

@@ -38,9 +38,7 @@ def from_raw(promise: Promise, raw: memoryview, budget: Budget) -> Array:
         )
     budget.take_elements(promise)
     if datatype == "BF16":
-        bits = np.frombuffer(raw, dtype="<u2").astype("<u4")
-        bits <<= 16
-        return bits.view("<f4").reshape(shape)
+        return widened(np.frombuffer(raw, dtype="<u2")).reshape(shape)
     if datatype == "BOOL":
         flags = np.ndarray(shape, np.uint8, raw)
         # Any byte is a truth value to the protocol, only 0 and 1 are to numpy.
@@ -70,15 +68,27 @@ def _strings(promise: Promise, raw: memoryview, budget: Budget) -> Array:
     return object_array(values, (count,))
 
 
+def widened(bits: Array) -> Array:
+    """BF16 given as uint16 as the float32 that it is in memory."""
+    wide = bits.astype("<u4")
+    wide <<= 16
+    return wide.view("<f4")
+
+
+def narrowed(array: Array) -> Array:
+    """Float32 as the BF16 that it is on the wire, as uint16: rounded to nearest even as hardware does."""
+    bits = np.ascontiguousarray(array, dtype="<f4").view("<u4")
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype("<u2").reshape(array.shape)
+
+
 def to_raw(array: Array, datatype: str) -> bytes | Array:
-    """`array` (float32 for BF16, rounded to nearest even as hardware does) as contiguous bytes.
+    """`array` (float32 for BF16) as contiguous bytes.
 
     Numbers that lie so already are not copied.
     """
     if datatype == "BYTES":
         return b"".join([part for value in byte_strings(array) for part in (_LENGTH.pack(len(value)), value)])
     if datatype == "BF16":
-        bits = np.ascontiguousarray(array, dtype="<f4").view("<u4")
-        rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-        return np.where(np.isnan(array), 0x7FC0, rounded).astype("<u2").tobytes()
+        return narrowed(array)
     return np.ascontiguousarray(array, dtype=DTYPES[datatype])
