@@ -207,8 +207,88 @@ def test_json_and_binary_inputs_mix_as_tritonclient_sends_them() -> None:
 def test_bf16_travels_as_binary_and_is_float32_in_memory() -> None:
     head = {"inputs": [{"name": "x", "datatype": "BF16", "shape": [3], "parameters": {"binary_data_size": 6}}]}
     body, length = _binary(head, bytes.fromhex("803f00c0c07f"))
-    array = v2.decode_request(body, length).inputs["x"]
-    np.testing.assert_array_equal(array, np.array([1.0, -2.0, np.nan], dtype=np.float32))
+    request = v2.decode_request(body, length)
+    np.testing.assert_array_equal(request.inputs["x"], np.array([1.0, -2.0, np.nan], dtype=np.float32))
+    assert request.datatypes == {"x": "BF16"}
+    sent = v2.encode_request({"x": request.inputs["x"]}, datatypes={"x": "BF16"})
+    assert v2.decode_request(sent.body, sent.headers[v2.HEADER_LENGTH]).datatypes == {"x": "BF16"}
+    assert sent.body.endswith(bytes.fromhex("803f00c0c07f"))
+
+
+def _answer(outputs: dict[str, v2.Array], datatypes: dict[str, Any], *, binary: bool = False) -> v2.InferResponse:
+    encoded = v2.encode_response(
+        v2.InferRequest(inputs={}, binary_default=binary),
+        model_name="m",
+        model_version="1",
+        outputs=outputs,
+        datatypes=datatypes,
+    )
+    return v2.decode_response(encoded.body, encoded.headers.get(v2.HEADER_LENGTH))
+
+
+def test_a_bf16_output_leaves_as_binary_only_and_as_bf16() -> None:
+    outputs = {"y": np.array([1.0, 3.1415927], dtype=np.float32)}
+    found = _answer(outputs, {"y": "BF16"}, binary=True)
+    assert found.datatypes == {"y": "BF16"}
+    assert found.outputs["y"].tolist() == [1.0, 3.140625]
+    with pytest.raises(BadRequest, match="BF16, which has no JSON form; ask for it with binary_data"):
+        _answer(outputs, {"y": "BF16"})
+
+
+def test_outputs_leave_as_the_signature_says_or_not_at_all() -> None:
+    assert _answer({"y": np.array([1], dtype=np.int32)}, {"y": "INT64"}).datatypes == {"y": "INT64"}
+    assert _answer({"y": np.array([1.5])}, {"y": "FP32"}).datatypes == {"y": "FP32"}
+    assert _answer({"y": np.array(["a"])}, {"y": "BYTES"}).outputs["y"].tolist() == [b"a"]
+    with pytest.raises(Internal, match="declared as INT64") as caught:
+        _answer({"y": np.array([1.5])}, {"y": "INT64"})
+    assert caught.value.code == "wrong_datatype"
+
+
+def test_fp16_is_numbers_in_json_both_ways() -> None:
+    half = np.array([0.1, -65504, 6e-8], dtype=np.float16)
+    sent = v2.encode_request({"x": half}, binary=False)
+    found = v2.decode_request(sent.body)
+    assert found.datatypes == {"x": "FP16"}
+    np.testing.assert_array_equal(found.inputs["x"], half)
+    with pytest.raises(BadRequest, match="does not fit FP16"):
+        v2.decode_request(_json(_tensor("FP16", [1], [65520])))
+
+
+def test_asking_for_no_outputs_is_asking_for_all() -> None:
+    assert v2.decode_request(_json(_tensor("FP32", [1], [1]), outputs=[])).outputs is None
+    assert v2.decode_request(_json(_tensor("FP32", [1], [1]), outputs=None)).outputs is None
+
+
+def test_the_binary_choice_of_an_output_overrides_that_of_the_request() -> None:
+    request = v2.decode_request(
+        _json(
+            _tensor("FP32", [1], [1]),
+            parameters={"binary_data_output": True},
+            outputs=[{"name": "a", "parameters": {"binary_data": False}}, {"name": "b"}],
+        )
+    )
+    assert (request.wants_binary("a"), request.wants_binary("b")) == (False, True)
+
+
+def test_what_the_codec_does_not_know_is_tolerated() -> None:
+    tensor = _tensor("FP32", [], [1], parameters={"content_type": "np"}, unknown=[{}])
+    request = v2.decode_request(_json(tensor, model_name="m", parameters={"a": [1]}, id="é", raw_input_contents=[]))
+    assert (request.id, request.parameters, request.inputs["x"].shape) == ("é", {"a": [1]}, ())
+    assert v2.decode_request(_json(_tensor("FP32", [1], [1]), id=None, parameters=None)).id is None
+
+
+def test_large_heads_are_read_as_small_ones_are() -> None:
+    small = _json(
+        _tensor("FP32", [1], [1], parameters={"a": 1}),
+        {"name": "n", "datatype": "BOOL", "shape": [2, 0], "data": [[], []]},
+        id="7",
+        parameters={"binary_data_output": True},
+        outputs=[{"name": "y", "parameters": {"binary_data": False}}],
+    )
+    one, other = v2.decode_request(small), v2.decode_request(small + b" " * 70_000)
+    for name in ("id", "parameters", "outputs", "binary", "binary_default", "datatypes"):
+        assert getattr(one, name) == getattr(other, name)
+    np.testing.assert_equal(one.inputs, other.inputs)
 
 
 def test_nan_never_leaves_as_json() -> None:

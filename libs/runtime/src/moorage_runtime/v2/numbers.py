@@ -123,7 +123,7 @@ def _flattened(promise: Promise, nesting: Nesting, text: bytes, comma: bytes) ->
         raise _wrong_values(promise, "got `str`")
     if not nesting.goes_on(text.translate(None, NOT_NESTING) + comma):
         raise misnested(promise)
-    return text.translate(None, b"[]")
+    return text.translate(None, b"[]" if promise.count else b"[],")  # empty lists leave commas alone
 
 
 def _wrong_values(promise: Promise, error: object) -> MoorageError:
