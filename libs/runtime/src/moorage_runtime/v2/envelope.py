@@ -152,7 +152,7 @@ def parse_request(body: bytes, end: int) -> Request:
         [_tensor(t, f"inputs[{i}]") for i, t in _items(texts.inputs)],
         _field(_optional_text, texts.id, "id", MAX_ID_BYTES),
         _field(_parameters, texts.parameters, "parameters", MAX_PARAMETERS_BYTES),
-        None if outputs in {UNSET, None} else [_output(o, f"outputs[{i}]") for i, o in _items(outputs)],
+        None if outputs is UNSET or outputs is None else [_output(o, f"outputs[{i}]") for i, o in _items(outputs)],
     )
 
 
