@@ -266,7 +266,8 @@ def main() -> None:
         made = random.Random(seed)
         if made.random() < 0.1:
             return bytes(atheris.Mutate(data, max_size))
-        return mutate(data or made.choice(corpus), made)[:max_size]
+        fresh = not data or made.random() < 0.5  # what coverage keeps is mostly refused
+        return mutate(made.choice(corpus) if fresh else data, made)[:max_size]
 
     with tempfile.TemporaryDirectory() as directory:
         for number, seed in enumerate(corpus):

@@ -5,26 +5,41 @@
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from moorage_common.errors import BadRequest, MoorageError
-from moorage_runtime.v2.datatypes import DTYPES, WINDOW_BYTES, Array, Budget, Promise
+from moorage_runtime.v2.datatypes import DTYPES, MAX_RANK, WINDOW_BYTES, Array, Budget, Promise
 from moorage_runtime.v2.nesting import NOT_NESTING, WHITESPACE, Nesting, leading_lists, nesting_dims
 
-_floats = msgspec.json.Decoder(list[float]).decode
-_integers = msgspec.json.Decoder(list[int]).decode
-_booleans = msgspec.json.Decoder(list[bool]).decode
+_Decode = Callable[[Any], list[Any]]
 
-_FORMS: dict[str, tuple[str, Callable[[Any], list[Any]], np.dtype[Any], str]] = {
-    name: (code, decode, DTYPES[name], expected)
-    for names, decode, expected in (
-        ({"BOOL": "?"}, _booleans, "true or false"),
-        ({"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q"}, _integers, "whole numbers"),
-        ({"INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q"}, _integers, "whole numbers"),
-        ({"FP16": "e", "FP32": "f", "FP64": "d"}, _floats, "numbers"),
+
+def _decoders(leaf: type) -> tuple[_Decode, ...]:
+    """Parsers of lists of `leaf`, by how deep the lists nest; none parses what is no list."""
+    kinds: list[Any] = [list[leaf]]  # type: ignore[valid-type]
+    for _ in range(MAX_RANK - 1):
+        kinds.append(list[kinds[-1]])
+    return tuple(msgspec.json.Decoder(kind).decode for kind in [kinds[0], *kinds])
+
+
+class _Form(NamedTuple):
+    code: str
+    decode: tuple[_Decode, ...]
+    dtype: np.dtype[Any]
+    expected: str
+
+
+_FORMS = {
+    name: _Form(code, decoders, DTYPES[name], expected)
+    for names, decoders, expected in (
+        ({"BOOL": "?"}, _decoders(bool), "true or false"),
+        ({"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q"}, _decoders(int), "whole numbers"),
+        ({"INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q"}, _decoders(int), "whole numbers"),
+        ({"FP16": "e", "FP32": "f", "FP64": "d"}, _decoders(float), "numbers"),
     )
     for name, code in names.items()
 }
@@ -42,17 +57,20 @@ def numbers(promise: Promise, raw: Any, budget: Budget) -> Array:
         BadRequest: another number of elements than the shape promises, another nesting, another kind of value.
         TooLarge: the budget is used up.
     """
-    code, decode, dtype, _expected = _FORMS[promise.datatype]
+    code, decoders, dtype, _expected = _FORMS[promise.datatype]
     count = promise.count
     view = memoryview(raw)
-    if len(view) > WINDOW_BYTES or (len(view) > 1 and view[1] == _OPENING):
+    if len(view) > WINDOW_BYTES:
         return _in_windows(promise, view, budget)
+    rank = len(promise.shape) if len(view) > 1 and view[1] == _OPENING else 1
     try:
-        values = decode(raw)
+        values = decoders[rank](raw)
     except msgspec.DecodeError:
         return _in_windows(promise, view, budget)
-    if len(values) != count:
-        raise _miscounted(promise, str(len(values)))
+    if rank > 1:
+        values = _leaves(values, promise.shape)
+    if len(values) != count:  # the way for large data also says what is wrong with small
+        return _in_windows(promise, view, budget)
     budget.take_elements(promise)
     room = bytearray(count * dtype.itemsize)
     try:
@@ -62,8 +80,19 @@ def numbers(promise: Promise, raw: Any, budget: Budget) -> Array:
     return np.ndarray(promise.shape, dtype, room)
 
 
+def _leaves(level: list[Any], shape: list[int]) -> list[Any]:
+    """The elements of nested lists, looked at level by level in C; none where they do not nest as `shape`."""
+    if len(level) != shape[0]:
+        return []
+    for dimension in shape[1:]:
+        if set(map(len, level)) != {dimension}:
+            return []
+        level = list(chain.from_iterable(level))
+    return level
+
+
 def _in_windows(promise: Promise, view: memoryview, budget: Budget) -> Array:
-    code, decode, dtype, _expected = _FORMS[promise.datatype]
+    code, (decode, *_), dtype, _expected = _FORMS[promise.datatype]
     count = promise.count
     if view[0] != _OPENING:
         raise BadRequest(f"tensor '{promise.name}': data must be a list")
@@ -132,7 +161,7 @@ def _wrong_values(promise: Promise, error: object) -> MoorageError:
     if not found:
         return _too_big(promise) if "range" in str(error) else BadRequest(f"tensor '{name}': {error}")
     hint = "; NaN and missing values travel as binary data only" if found == "null" and datatype[0] == "F" else ""
-    return BadRequest(f"tensor '{name}': {datatype} data must be {_FORMS[datatype][3]}, found {found}{hint}")
+    return BadRequest(f"tensor '{name}': {datatype} data must be {_FORMS[datatype].expected}, found {found}{hint}")
 
 
 def _too_big(promise: Promise) -> MoorageError:
