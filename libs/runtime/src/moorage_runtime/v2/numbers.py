@@ -6,6 +6,7 @@
 import struct
 from collections.abc import Callable, Iterator
 from itertools import chain
+from types import GenericAlias
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,9 +21,9 @@ _Decode = Callable[[Any], list[Any]]
 
 def _decoders(leaf: type) -> tuple[_Decode, ...]:
     """Parsers of lists of `leaf`, by how deep the lists nest; none parses what is no list."""
-    kinds: list[Any] = [list[leaf]]  # type: ignore[valid-type]
+    kinds: list[Any] = [GenericAlias(list, leaf)]
     for _ in range(MAX_RANK - 1):
-        kinds.append(list[kinds[-1]])
+        kinds.append(GenericAlias(list, kinds[-1]))
     return tuple(msgspec.json.Decoder(kind).decode for kind in [kinds[0], *kinds])
 
 
@@ -68,9 +69,12 @@ def numbers(promise: Promise, raw: Any, budget: Budget) -> Array:
     except msgspec.DecodeError:
         return _in_windows(promise, view, budget)
     if rank > 1:
-        values = _leaves(values, promise.shape)
-    if len(values) != count:  # the way for large data also says what is wrong with small
-        return _in_windows(promise, view, budget)
+        leaves = _leaves(values, promise.shape)
+        if leaves is None:
+            return _in_windows(promise, view, budget)
+        values = leaves
+    if len(values) != count:
+        raise _miscounted(promise, str(len(values)))
     budget.take_elements(promise)
     room = bytearray(count * dtype.itemsize)
     try:
@@ -80,13 +84,13 @@ def numbers(promise: Promise, raw: Any, budget: Budget) -> Array:
     return np.ndarray(promise.shape, dtype, room)
 
 
-def _leaves(level: list[Any], shape: list[int]) -> list[Any]:
-    """The elements of nested lists, looked at level by level in C; none where they do not nest as `shape`."""
+def _leaves(level: list[Any], shape: list[int]) -> list[Any] | None:
+    """The elements of nested lists, looked at level by level in C; None where they do not nest as `shape`."""
     if len(level) != shape[0]:
-        return []
+        return None
     for dimension in shape[1:]:
         if set(map(len, level)) != {dimension}:
-            return []
+            return None
         level = list(chain.from_iterable(level))
     return level
 
