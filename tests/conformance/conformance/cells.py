@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
 
-from conformance.tensors import DATATYPES, SERVED_AS, Tensor, sample
+from conformance.tensors import COLUMNS, DATATYPES, SERVED_AS, Tensor, item_bytes, sample
 
 Form = Literal["JSON", "binary", "mixed"]
 Packing = Literal["plain", "gzip", "deflate"]
@@ -17,8 +17,8 @@ NO_JSON = frozenset({"BF16", "FP16"})
 """Datatypes whose JSON form a server may refuse with 400."""
 ROWS = 6
 """Enough for every sample value."""
-PACKED_ROWS = 4096
-"""Enough that a server finds every answer worth compressing."""
+PACKED_BYTES = 16_400
+"""Of an answer's raw bytes, and JSON is longer: enough that a server finds it worth compressing."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Cell:
                 self.datatype,
                 beyond_json=not all_finite and self.sent_raw[name] and self.answered_raw[f"{name}_out"],
                 turned=name == "y",
-                rows=ROWS if self.packing == "plain" else PACKED_ROWS,
+                rows=ROWS if self.packing == "plain" else PACKED_BYTES // (2 * COLUMNS * item_bytes(self.datatype)),
             )
             for name in ("x", "y")
         }

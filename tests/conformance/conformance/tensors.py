@@ -92,6 +92,11 @@ def sample(datatype: str, *, beyond_json: bool, turned: bool = False, rows: int)
     return tensor(datatype, (values * (1 + rows * COLUMNS // len(values)))[: rows * COLUMNS])
 
 
+def item_bytes(datatype: str) -> int:
+    """Raw bytes of an element; of BYTES at least so many on average."""
+    return np.dtype(NUMBERS[datatype]).itemsize if datatype in NUMBERS else {"BF16": 2, "BYTES": 20}[datatype]
+
+
 def tensor(datatype: str, values: Sequence[Any]) -> Tensor:
     """`values` (bit patterns for BF16) as a tensor of COLUMNS columns."""
     if datatype == "BYTES":
