@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "conformance.md"
 sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 from conformance.cells import Ledger  # noqa: E402 - beside this file
 from conformance.models import deploy_all, identity_of  # noqa: E402
 from conformance.raw import Wire  # noqa: E402
 from conformance.refusals import Strict, strict  # noqa: E402
+from conformance.report import is_complete, page  # noqa: E402
 from e2e_platform import Platform  # noqa: E402
 
 
@@ -29,6 +31,8 @@ def ledger() -> Iterator[Ledger]:
     """What became of every cell; a run of everything writes it to docs/conformance.md."""
     ledger = Ledger()
     yield ledger
+    if is_complete(ledger):
+        PAGE.write_text(page(ledger))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""open-inference-openapi: the client generated from the specification. It speaks JSON and turns whole numbers to floats."""
+"""open-inference-openapi, generated from the specification: JSON alone, and every number a float."""
 
 from collections.abc import Callable
 from typing import Any

@@ -37,7 +37,8 @@ def calls(client: InferenceServerClient, job: Json) -> dict[str, Callable[[], An
 def many_at_once(client: InferenceServerClient, job: Json) -> Json:
     """`async_infer`: greenlets over a pool of connections."""
     waiting = [
-        client.async_infer(**triton_shared.arguments(item), headers=dict(job["headers"])) for item in job["infer"][:1] * 20
+        client.async_infer(**triton_shared.arguments(item), headers=dict(job["headers"]))
+        for item in job["infer"][:1] * 20
     ]
     answers = [triton_shared.result(one.get_result()) for one in waiting]
     return {"value": len([answer for answer in answers if answer["outputs"] == answers[0]["outputs"]])}

@@ -90,10 +90,11 @@ class Outcome:
 
 @dataclass
 class Ledger:
-    """Everything that was found out, in order, and the clients' versions."""
+    """Everything that was found out, in order, with the clients' versions and remarks for the page."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
 
     def note(self, client: str, capability: str, cell: str, text: str | None) -> Outcome:
         """A cell that is green when `text` is empty or None."""
@@ -103,9 +104,7 @@ class Ledger:
 
     def note_cell(self, client: str, cell: Cell, state: State, text: str) -> Outcome:
         """A cell of the grid."""
-        outcome = Outcome(
-            client, "infer", cell.name, state, text, cell.datatype, cell.sent, cell.answered
-        )
+        outcome = Outcome(client, "infer", cell.name, state, text, cell.datatype, cell.sent, cell.answered)
         self.outcomes.append(outcome)
         return outcome
 

@@ -3,17 +3,19 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from e2e_platform import Platform
+
 from conformance.cells import Cell, Form, Ledger, Outcome, Packing, whole_grid
 from conformance.environments import CLIENTS
 from conformance.models import DIGITS, identity_of
 from conformance.tensors import EXACT_IN_DOUBLES, NUMBERS, Tensor, as_served, first_difference, packed, tensor, unpacked
-from e2e_platform import Platform
 
 TIMEOUT_S = 200
 
@@ -90,6 +92,8 @@ CLIENTS_TRIED = (
     ),
 )  # fmt: skip
 
+SCHEMATHESIS = "schemathesis"
+
 
 def _through_doubles(one: Tensor) -> Tensor:
     """The tensor without what doubles, or text that reads as a number, would not survive."""
@@ -141,13 +145,17 @@ def _id(cell: Cell) -> str:
 
 
 def drive(python: Path, driver: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Run a driver in its environment. Raises AssertionError when it does not end well."""
+    """Run a driver in its environment. Raises AssertionError when it does not end well.
+
+    What the client prints goes to standard error, where a failing test shows it.
+    """
     # The suite's own paths would put Moorage's libraries before the client's.
     environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     ended = subprocess.run(
         [str(python), "-W", "ignore", str(CLIENTS / f"{driver}.py")],
         input=json.dumps(job), capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment,
     )  # fmt: skip
+    sys.stderr.write(ended.stderr[-8000:])
     assert ended.returncode == 0, f"{driver} ended with {ended.returncode}:\n{ended.stderr[-3000:]}"
     found: dict[str, Any] = json.loads(ended.stdout)
     return found

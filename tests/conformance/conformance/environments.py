@@ -48,9 +48,7 @@ def _uv() -> str:
 def _run(command: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     try:
-        ended = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment
-        )
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environment)
     except subprocess.TimeoutExpired:
         raise NoEnvironment(f"uv did not end within {TIMEOUT_S} s") from None
     if ended.returncode:

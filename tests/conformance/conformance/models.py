@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from conformance.tensors import COLUMNS, DATATYPES, SERVED_AS
 from onnx import TensorProto, helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from conformance.tensors import COLUMNS, DATATYPES, SERVED_AS
 from moorage_sdk.client import Client
 
 ONNX_TYPES = {

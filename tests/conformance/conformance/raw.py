@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+
 from conformance.cells import Cell, Ledger, Outcome, Packing
 from conformance.models import identity_of
 from conformance.tensors import answer, as_served, first_difference, request

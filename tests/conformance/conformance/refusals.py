@@ -2,20 +2,20 @@
 
 import json
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from conformance.raw import LENGTH, Got, Wire, check_error, infer_path
 from e2e_platform import Platform, until
+
+from conformance.raw import LENGTH, Got, Wire, check_error, infer_path
 
 X: dict[str, Any] = {"name": "x", "datatype": "INT32", "shape": [1, 2], "data": [1, 2]}
 Y: dict[str, Any] = X | {"name": "y"}
 Request = tuple[bytes, dict[str, str]]
 
 
-def _json(x: Mapping[str, Any] | None = None, **rest: Any) -> Request:
+def _json(x: dict[str, Any] | None = None, **rest: Any) -> Request:
     return json.dumps({"inputs": [X if x is None else X | x, Y], **rest}).encode(), {}
 
 
