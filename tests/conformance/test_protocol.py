@@ -10,7 +10,7 @@ from conformance.cells import Ledger, assert_no_red
 from conformance.models import DIGITS, WIDE, identity_of, picture
 from conformance.raw import LENGTH, RAW, Got, Wire, check_error, check_json, infer_path
 from conformance.refusals import MALFORMED, Strict
-from conformance.tensors import COLUMNS, DATATYPES, SERVED_AS, answer, request, sample
+from conformance.tensors import COLUMNS, DATATYPES, answer, request, sample
 
 Check = Callable[[], object]
 INT32 = identity_of("INT32")
@@ -98,11 +98,10 @@ def test_metadata_tell_what_was_pushed(wire: Wire, ledger: Ledger) -> None:
         for path in ("/v2", "/v2/", "/t/demo/v2", "/t/demo/v2/")
     }
     for datatype in DATATYPES:
-        if datatype not in SERVED_AS:
-            model = identity_of(datatype)
-            checks[f"model of {datatype}"] = lambda model=model, datatype=datatype: model_metadata(  # type: ignore[misc]
-                wire, f"/v2/models/{model}", model, ["1"], tensors(datatype, "x", "y")
-            )
+        model = identity_of(datatype)
+        checks[f"model of {datatype}"] = lambda model=model, datatype=datatype: model_metadata(  # type: ignore[misc]
+            wire, f"/v2/models/{model}", model, ["1"], tensors(datatype, "x", "y")
+        )
     pixels = [{"name": "input", "datatype": "FP64", "shape": [-1, 64]}]
     checks |= {
         f"digits at {path or '/'}": lambda path=path: model_metadata(  # type: ignore[misc]

@@ -43,7 +43,8 @@ def packed(values: Any, datatype: str, shape: Any) -> Json:
         elements = [v if isinstance(v, bytes) else str(v).encode() for v in np.asarray(values, object).ravel().tolist()]
         raw = b"".join(struct.pack("<I", len(element)) + element for element in elements)
     else:
-        raw = np.ascontiguousarray(values, DTYPES[datatype]).tobytes()
+        # Of BF16 the client's own array, whatever type it has for it.
+        raw = np.ascontiguousarray(values, DTYPES.get(datatype)).tobytes()
     return {"datatype": datatype, "shape": list(shape), "raw": base64.b64encode(raw).decode()}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
 
-from conformance.tensors import COLUMNS, DATATYPES, SERVED_AS, Tensor, item_bytes, sample
+from conformance.tensors import COLUMNS, DATATYPES, Tensor, item_bytes, sample
 
 Form = Literal["JSON", "binary", "mixed"]
 Packing = Literal["plain", "gzip", "deflate"]
@@ -38,9 +38,7 @@ class Cell:
 
     @property
     def may_be_refused(self) -> bool:
-        """BF16 is answered as FP32, so that only its way in can lack a JSON form."""
-        way_out = self.answered != "binary" and self.datatype not in SERVED_AS
-        return self.datatype in NO_JSON and (self.sent != "binary" or way_out)
+        return self.datatype in NO_JSON and (self.sent != "binary" or self.answered != "binary")
 
     @property
     def sent_raw(self) -> dict[str, bool]:

@@ -15,7 +15,7 @@ from e2e_platform import Platform
 from conformance.cells import Cell, Form, Ledger, Outcome, Packing, whole_grid
 from conformance.environments import CLIENTS
 from conformance.models import DIGITS, identity_of
-from conformance.tensors import EXACT_IN_DOUBLES, NUMBERS, Tensor, as_served, first_difference, packed, tensor, unpacked
+from conformance.tensors import EXACT_IN_DOUBLES, NUMBERS, Tensor, first_difference, packed, tensor, unpacked
 
 TIMEOUT_S = 200
 
@@ -174,7 +174,7 @@ def judge(client: Client, cell: Cell, result: dict[str, Any], ledger: Ledger) ->
             assert result[member] == value, f"{member} is {result[member]!r} instead of {value!r}"
         assert set(result["outputs"]) == {"x_out", "y_out"}, sorted(result["outputs"])
         for name, sent in client.inputs(cell).items():
-            difference = first_difference(as_served(sent), unpacked(result["outputs"][f"{name}_out"]))
+            difference = first_difference(sent, unpacked(result["outputs"][f"{name}_out"]))
             assert not difference, f"{name}_out: {difference}"
     except AssertionError as error:
         return ledger.note_cell(client.name, cell, "red", str(error))

@@ -11,7 +11,7 @@ import httpx
 
 from conformance.cells import Cell, Ledger, Outcome, Packing
 from conformance.models import identity_of
-from conformance.tensors import answer, as_served, first_difference, request
+from conformance.tensors import answer, first_difference, request
 
 LENGTH = "inference-header-content-length"
 RAW = "plain HTTP"
@@ -145,5 +145,5 @@ def _check(got: Got, cell: Cell, request_id: str) -> None:
     assert document.get("id") == request_id, f"id {document.get('id')!r}"
     assert found.binary == cell.answered_raw, f"raw bytes: {found.binary}"
     for name, sent in cell.inputs().items():
-        difference = first_difference(as_served(sent), found.tensors[f"{name}_out"])
+        difference = first_difference(sent, found.tensors[f"{name}_out"])
         assert not difference, f"{name}_out: {difference}"

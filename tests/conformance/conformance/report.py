@@ -34,8 +34,7 @@ MATRIX = """
 Columns say how inputs went in and outputs came out; *mixed* is one tensor as raw bytes and one as JSON in one body. A
 number counts all clients, the versioned and the unversioned path, and plain, gzip and deflate bodies, as far as a
 client can express them; plain HTTP asks all {grid}. Values are the extremes of each datatype: 64-bit integers beyond
-2^53, subnormals, -0, NaN and infinities where both ways are raw bytes, empty and non-ASCII strings. BF16 goes to an
-FP32 model, which holds it exactly: onnxruntime takes none of it from Python.
+2^53, subnormals, -0, NaN and infinities where both ways are raw bytes, empty and non-ASCII strings.
 
 """
 
@@ -44,7 +43,7 @@ TAIL = """
 
 | client | cannot |
 |---|---|
-| tritonclient, sync and aio | BF16 as JSON |
+| tritonclient, sync and aio | BF16 as JSON input |
 | kserve | versions in the path, packed requests, BF16, FP16 as JSON; it shows no `model_version` |
 | mlserver infer | versions in the path, packed bodies, mixed forms, BF16; NaN and infinities in its file of answers |
 | open-inference-openapi | raw bytes; integers beyond 2^53 and texts that read as numbers, which it turns to floats |

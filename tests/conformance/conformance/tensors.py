@@ -18,8 +18,6 @@ NUMBERS = {
     "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
 DATATYPES = (*NUMBERS, "BYTES", "BF16")
-SERVED_AS = {"BF16": "FP32"}
-"""A model's datatype where it is not that of the request: ONNX runs on no BF16, which FP32 holds exactly."""
 COLUMNS = 2
 
 TEXTS = ["", "a", "ä€", "𝄞 clef", 'quo"te', "back\\slash", "line\nbreak", "\u0001\u007f", "  spaces ", "0" * 300]
@@ -60,7 +58,7 @@ class Tensor:
         if self.datatype == "BYTES":
             return [text.decode() for text in strings(self.raw)]
         if self.datatype == "BF16":
-            return as_served(self).elements
+            return widened(self).elements
         found: list[Any] = np.frombuffer(self.raw, NUMBERS[self.datatype]).tolist()
         return found
 
@@ -109,10 +107,8 @@ def tensor(datatype: str, values: Sequence[Any]) -> Tensor:
     return Tensor(datatype, (len(values) // COLUMNS, COLUMNS), raw)
 
 
-def as_served(sent: Tensor) -> Tensor:
-    """What an identity answers: BF16 widened to FP32, everything else as it was sent."""
-    if sent.datatype != "BF16":
-        return sent
+def widened(sent: Tensor) -> Tensor:
+    """BF16 as FP32, which holds it exactly."""
     wide = np.frombuffer(sent.raw, "<u2").astype("<u4") << 16
     return Tensor("FP32", sent.shape, wide.astype("<u4").tobytes())
 
@@ -133,6 +129,7 @@ def from_json(datatype: str, shape: Sequence[int], data: Any) -> Tensor:
     flat = data
     while flat and isinstance(flat[0], list):
         flat = [value for part in flat for value in part]
+    assert datatype != "BF16", "BF16 comes as JSON"
     kinds = {"BOOL": (bool,), "BYTES": (str,)}.get(datatype, (int, float) if datatype[0] in "FB" else (int,))
     wrong = {type(value).__name__ for value in flat if type(value) not in kinds}
     assert not wrong, f"{datatype} data holds {', '.join(sorted(wrong))}"
