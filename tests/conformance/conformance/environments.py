@@ -52,4 +52,4 @@ def _run(command: list[str]) -> None:
     except subprocess.TimeoutExpired:
         raise NoEnvironment(f"uv did not end within {TIMEOUT_S} s") from None
     if ended.returncode:
-        raise NoEnvironment((ended.stderr.strip().splitlines() or ["uv failed"])[-1][:300])
+        raise NoEnvironment(" ".join(ended.stderr.split())[-300:] or "uv failed")
