@@ -7,7 +7,7 @@ MEMBERS := $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 EDITABLE := $(foreach m,$(MEMBERS),-e $(dir $(m)))
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## Create .venv with the locked dependencies and the workspace
 
@@ -38,6 +38,9 @@ test: setup ## Run the tests of every library and service
 e2e: setup ## Start the whole platform, use it, kill parts of it (about 6 minutes)
 	$(BIN)/pytest tests/e2e
 
+conformance: setup ## Have every V2 client ask the whole platform; writes docs/conformance.md (about 3 minutes)
+	$(BIN)/pytest tests/conformance
+
 check: setup ## Lint, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,4 +57,4 @@ format: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.PHONY: help setup lock up test check format e2e bench docs
+.PHONY: help setup lock up test check format e2e conformance bench docs

@@ -1,0 +1,1 @@
+"""What the conformance suite is made of; it shares nothing with the codec that it judges."""
