@@ -240,6 +240,11 @@ def test_a_bf16_output_leaves_as_binary_only_and_as_bf16() -> None:
         _answer(outputs, {"y": "BF16"})
 
 
+def test_a_bf16_scalar_stays_one() -> None:
+    found = _answer({"y": np.array(2.0, dtype=np.float32)}, {"y": "BF16"}, binary=True)
+    assert (found.outputs["y"].shape, float(found.outputs["y"])) == ((), 2.0)
+
+
 def test_outputs_leave_as_the_signature_says_or_not_at_all() -> None:
     assert _answer({"y": np.array([1], dtype=np.int32)}, {"y": "INT64"}).datatypes == {"y": "INT64"}
     assert _answer({"y": np.array([1.5])}, {"y": "FP32"}).datatypes == {"y": "FP32"}
