@@ -100,7 +100,8 @@ def _number(head: bytes, name: bytes) -> int | None:
 
 
 def _dechunked(data: bytes) -> bytes | None:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = data.find(b"\r\n", at)
         if end < 0:
@@ -240,9 +241,8 @@ class _Run:
                 self.first_error = self.first_error or f"no answer for {STALLED_S:g} s"
                 break
             for number, event in events:
-                connection = self.connections.get(number)
-                if connection is not None:
-                    self.step(connection, event)
+                if number in self.connections:
+                    self.step(self.connections[number], event)
         return time.perf_counter() - (begun if self.started == float("inf") else self.started)
 
     def step(self, connection: _Connection, event: int) -> None:

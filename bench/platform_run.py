@@ -16,13 +16,13 @@ from typing import Any
 
 @contextmanager
 def platform(*options: str, deadline_s: float = 180) -> Iterator[dict[str, Any]]:
-    """`moorage up` on free ports with fresh state; gives what `local.json` says, plus `state`."""
+    """`moorage up` on free ports with fresh state; gives what `local.json` says, plus `state` and `pid`."""
     with tempfile.TemporaryDirectory(prefix="mrg-") as state:
         command = [str(Path(sys.executable).parent / "moorage"), "up", "--state", state, "--port", "0", *options]
         with Path(state, "up.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
-            yield _wait(Path(state), process, time.monotonic() + deadline_s)
+            yield {**_wait(Path(state), process, time.monotonic() + deadline_s), "pid": process.pid}
         finally:
             process.send_signal(signal.SIGTERM)
             try:

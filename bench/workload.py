@@ -7,13 +7,14 @@ so that an answer given to the wrong caller is seen.
 """
 
 import base64
+import itertools
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import joblib
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -129,7 +130,7 @@ def _network(directory: Path) -> Model:
     random = np.random.default_rng(8)
     weights: list[Any] = [numpy_helper.from_array(np.array([-1, 1, _SIDE, _SIDE], dtype=np.int64), "image")]
     nodes = [helper.make_node("Reshape", ["input", "image"], ["a0"])]
-    for i, (before, after) in enumerate(zip(_CHANNELS[:-1], _CHANNELS[1:], strict=True)):
+    for i, (before, after) in enumerate(itertools.pairwise(_CHANNELS)):
         kernel = random.normal(0, (2 / (9 * before)) ** 0.5, (after, before, 3, 3)).astype(np.float32)
         weights.append(numpy_helper.from_array(kernel, f"w{i}"))
         nodes.append(helper.make_node("Conv", [f"a{i}", f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
@@ -143,7 +144,12 @@ def _network(directory: Path) -> Model:
     given = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["rows", _SIDE * _SIDE])
     wanted = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 10])
     graph = helper.make_graph(nodes, "network", [given], [wanted], weights)
-    return _onnx(directory, "network", graph, random.random((16, _SIDE * _SIDE), dtype=np.float32) * np.arange(1, 17, dtype=np.float32)[:, None])
+    return _onnx(
+        directory,
+        "network",
+        graph,
+        random.random((16, _SIDE * _SIDE), dtype=np.float32) * np.arange(1, 17, dtype=np.float32)[:, None],
+    )
 
 
 def _onnx(directory: Path, name: str, graph: Any, rows: Array) -> Model:

@@ -10,7 +10,7 @@ from peers.side import MODEL_OF, Asked, Peer, Place, common
 
 _SETTINGS = (
     "uvloop, orjson, debug off (no access log), gzip off, metrics on, parallel_workers 0 (model in the main process), "
-    "custom runtime with its NumpyCodec"
+    "custom runtime with its NumpyCodec; bytes as base64 in JSON, since its REST has no binary extension"
 )
 _BATCH = {"max_batch_size": 64, "max_batch_time": 0.005}
 
@@ -38,14 +38,12 @@ def _environment(place: Place, *, batching: bool) -> Mapping[str, str]:
     return common(place, batching=batching)
 
 
-def _asked(*, batching: bool) -> dict[str, Asked]:
-    found = {
-        "digits": Asked("/v2/models/digits/infer", Model.v2_json, "V2 JSON"),
-        "onnx-json": Asked("/v2/models/network/infer", Model.v2_json, "V2 JSON"),
-        "binary": Asked("/v2/models/rowmean/infer", Model.v2_base64, "V2 base64"),
-        "onnx-binary": Asked("/v2/models/network/infer", Model.v2_base64, "V2 base64"),
-    }
-    return found
+_CASES = {
+    "digits": Asked("/v2/models/digits/infer", Model.v2_json, "V2 JSON"),
+    "binary": Asked("/v2/models/rowmean/infer", Model.v2_base64, "V2 base64"),
+    "onnx-json": Asked("/v2/models/network/infer", Model.v2_json, "V2 JSON"),
+    "onnx-binary": Asked("/v2/models/network/infer", Model.v2_base64, "V2 base64"),
+}
 
 
 PEERS = tuple(
@@ -56,7 +54,7 @@ PEERS = tuple(
         settings=_SETTINGS + more,
         command=partial(_command, batching=batching),
         environment=partial(_environment, batching=batching),
-        cases=_asked(batching=batching),
+        cases=_CASES,
     )
     for name, batching, more in (
         ("mlserver", False, ""),

@@ -105,7 +105,7 @@ class EnvironmentFailed(Exception):
 
 
 def environment(pins: str, envs: Path) -> Path:
-    """The interpreter of an environment made from `pins/<pins>.txt`, made now if it is not there or the pins changed."""
+    """The interpreter of an environment made from `pins/<pins>.txt`, made now if missing or outdated."""
     wanted = (PINS / f"{pins}.txt").read_text()
     home = envs / pins
     python, mark = home / "bin" / "python", home / "moorage-bench.txt"

@@ -47,9 +47,7 @@ if __name__ == "__main__":
     options = {"max_batch_size": MAX_BATCH, "batch_timeout": WAIT_S} if BATCHING else {}
     only = os.environ["BENCH_ONLY"].split(",")
     apis = [Served(n.removesuffix("-raw"), f"/{n}", raw=n.endswith("-raw"), **options) for n in only]
-    server = ls.LitServer(
-        apis, accelerator="cpu", devices=1, workers_per_device=1, timeout=60, fast_queue=FAST_QUEUE
-    )
+    server = ls.LitServer(apis, accelerator="cpu", devices=1, workers_per_device=1, timeout=60, fast_queue=FAST_QUEUE)
     server.run(
         host="127.0.0.1", port=PORT, num_api_servers=1, log_level="warning", generate_client_file=False,
         access_log=False,

@@ -35,9 +35,7 @@ class Graph:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = ort.InferenceSession(
-            str(MODELS / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = ort.InferenceSession(str(MODELS / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
         self.output = self.session.get_outputs()[0].name
         self.width = self.session.get_inputs()[0].shape[1]
 
@@ -58,10 +56,10 @@ def rows_of(document, dtype):
 
 def document(name, outputs):
     """A V2 answer with numpy arrays inside, for orjson."""
-    tensors = [
-        {"name": key, "datatype": _NAMES[value.dtype.name], "shape": value.shape, "data": np.ascontiguousarray(value).ravel()}
-        for key, value in outputs.items()
-    ]  # fmt: skip
+    tensors = []
+    for key, value in outputs.items():
+        data = np.ascontiguousarray(value).ravel()
+        tensors.append({"name": key, "datatype": _NAMES[data.dtype.name], "shape": value.shape, "data": data})
     return {"model_name": name, "outputs": tensors}
 
 
