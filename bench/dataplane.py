@@ -92,11 +92,9 @@ def measure_peer(run: Run, peer: side.Peer) -> None:
     try:
         python = side.environment(peer.pins, run.options.envs)
         run.told[peer.name] = {"versions": side.versions(python, peer.shown), "settings": peer.settings}
-        with tempfile.TemporaryDirectory(prefix="mb-") as scratch:
-            models = next(iter(run.models.values())).path.parent
-            place = side.Place(python, models, Path(scratch), side.free_ports(4))
-            with process.started(peer.command(place), peer.environment(place), Path(scratch)) as running:
-                _put_cases(run, peer, place, running)
+        offered = [case for case in run.options.cases if case in peer.cases]
+        for cases in [[case] for case in offered] if peer.alone else [offered]:
+            _start(run, peer, python, cases)
     except (side.EnvironmentFailed, process.NotStarted, OSError) as error:
         run.failed[peer.name] = str(error)
     except Exception as error:  # noqa: BLE001 - one side must not end the run for the others
@@ -105,9 +103,16 @@ def measure_peer(run: Run, peer: side.Peer) -> None:
         print(f"{peer.name} failed: {run.failed[peer.name]}", file=sys.stderr, flush=True)
 
 
-def _put_cases(run: Run, peer: side.Peer, place: side.Place, running: process.Running) -> None:
-    base = f"http://127.0.0.1:{place.port}"
-    offered = [(case, peer.cases[case]) for case in run.options.cases if case in peer.cases]
+def _start(run: Run, peer: side.Peer, python: Path, cases: Sequence[str]) -> None:
+    models = next(iter(run.models.values())).path.parent
+    with tempfile.TemporaryDirectory(prefix="mb-") as scratch:
+        place = side.Place(cases[0], python, models, Path(scratch), side.free_ports(4))
+        with process.started(peer.command(place), peer.environment(place), Path(scratch)) as running:
+            _put_cases(run, peer, f"http://127.0.0.1:{place.port}", running, cases=cases)
+
+
+def _put_cases(run: Run, peer: side.Peer, base: str, running: process.Running, *, cases: Sequence[str]) -> None:
+    offered = [(case, peer.cases[case]) for case in cases]
     for case, asked in offered:
         body = asked.encode(run.models[side.MODEL_OF[case]])[0]
         process.wait_for(running, base + asked.path, body, peer.headers, peer.start_s)

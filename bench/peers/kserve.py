@@ -19,7 +19,7 @@ PEERS = (
         pins="kserve",
         shown=("kserve", "uvicorn", "fastapi"),
         settings="uvloop, 1 worker, gRPC off, access, trace and latency logs off, metrics on, custom predictor; no "
-        "batcher in the package; bytes to the V1 endpoint, since its V2 binary extension makes Python lists (100 ms for 1 MB)",
+        "batcher in the package; bytes to the V1 endpoint, since its V2 binary extension makes Python lists (100 ms)",
         command=server("kserve_app.py"),
         environment=partial(common, batching=False),
         cases={

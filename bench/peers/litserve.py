@@ -6,13 +6,12 @@ from functools import partial
 
 from workload import Body, Model
 
-from peers.side import Asked, Peer, Place, common, server
+from peers.side import MODEL_OF, Asked, Peer, Place, common, server
 
 _SETTINGS = (
-    "1 API server, 1 worker a model, fast_queue (ZeroMQ), access log off, body taken as bytes and decoded with orjson "
-    "in the worker"
+    "1 API server, 1 worker, 1 model at once as idle workers poll, fast_queue (ZeroMQ), access log off, JSON taken "
+    "as bytes and decoded with orjson in the worker, bytes as base64 in JSON"
 )
-_APIS = "digits,network,rowmean-raw,network-raw"
 
 
 def _json_as_bytes(model: Model) -> list[Body]:
@@ -21,14 +20,16 @@ def _json_as_bytes(model: Model) -> list[Body]:
 
 
 def _environment(place: Place, *, batching: bool) -> Mapping[str, str]:
-    return {**common(place, batching=batching), "BENCH_ONLY": _APIS}
+    is_base64 = place.case in ("binary", "onnx-binary")
+    chosen = {"BENCH_MODEL": MODEL_OF[place.case], "BENCH_BASE64": "1" if is_base64 else "0"}
+    return {**common(place, batching=batching), **chosen}
 
 
 _CASES = {
-    "digits": Asked("/digits", _json_as_bytes, "V2 JSON"),
-    "binary": Asked("/rowmean-raw", Model.octets, "octets", raw=True),
-    "onnx-json": Asked("/network", _json_as_bytes, "V2 JSON"),
-    "onnx-binary": Asked("/network-raw", Model.octets, "octets", raw=True),
+    "digits": Asked("/infer", _json_as_bytes, "V2 JSON"),
+    "binary": Asked("/infer", Model.v2_base64, "V2 base64"),
+    "onnx-json": Asked("/infer", _json_as_bytes, "V2 JSON"),
+    "onnx-binary": Asked("/infer", Model.v2_base64, "V2 base64"),
 }
 
 PEERS = tuple(
@@ -40,6 +41,7 @@ PEERS = tuple(
         command=server("litserve_app.py"),
         environment=partial(_environment, batching=batching),
         cases=_CASES,
+        alone=True,
     )
     for name, batching, more in (
         ("litserve", False, ""),

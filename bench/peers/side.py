@@ -32,8 +32,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a side runs: an interpreter of its own environment, the models, a scratch directory, free ports."""
+    """Where a side runs: an interpreter of its own environment, the models, a scratch directory, free ports.
 
+    `case` is the first that it is started for, the only one where the peer serves each alone.
+    """
+
+    case: str
     python: Path
     models: Path
     scratch: Path
@@ -56,6 +60,7 @@ class Peer:
         environment: variables on top of the common ones.
         cases: how each case is put; one that is missing is not offered by this peer.
         headers: sent with every request.
+        alone: start it anew for each case.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Peer:
     cases: Mapping[str, Asked]
     environment: Callable[[Place], Mapping[str, str]] = lambda _place: {}
     headers: Mapping[str, str] = field(default_factory=dict)
+    alone: bool = False
     start_s: float = 90.0
 
 

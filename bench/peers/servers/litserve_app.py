@@ -1,5 +1,6 @@
 """LitServe: one API and one worker a model; the body goes to the worker as it came and is decoded there."""
 
+import base64
 import os
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import litserve as ls
 import numpy as np
 import orjson
 from fastapi import Body, Response
-from served import BATCHING, MAKERS, PORT, in_rows, octets, rows_of, v2_json
+from served import BATCHING, MAKERS, PORT, in_rows, rows_of, v2_json
 
 MAX_BATCH = int(os.environ.get("BENCH_MAX_BATCH", "64"))
 WAIT_S = float(os.environ.get("BENCH_WAIT_S", "0.005"))
@@ -15,17 +16,16 @@ FAST_QUEUE = os.environ.get("BENCH_FAST_QUEUE", "1") == "1"
 
 
 class Served(ls.LitAPI):
-    def __init__(self, name, path, *, raw, **options):
+    """V2 JSON, which reaches the worker as bytes."""
+
+    def __init__(self, name, path, **options):
         super().__init__(api_path=path, **options)
         self.name = name
-        self.raw = raw
 
     def setup(self, device):
         self.served = MAKERS[self.name]()
 
     def decode_request(self, request: Annotated[bytes, Body()]):
-        if self.raw:
-            return np.frombuffer(request, self.served.dtype).reshape(1, -1)
         return rows_of(orjson.loads(request), self.served.dtype)
 
     def batch(self, inputs):
@@ -38,16 +38,22 @@ class Served(ls.LitAPI):
         return in_rows(outputs, len(next(iter(outputs.values()))))
 
     def encode_response(self, outputs) -> Response:
-        if self.raw:
-            return Response(octets(outputs), media_type="application/octet-stream")
         return Response(v2_json(self.name, outputs), media_type="application/json")
+
+
+class ServedBase64(Served):
+    """JSON with base64, which LitServe parses itself: what it takes as bytes it formats for a log line, 14 ms a MB."""
+
+    def decode_request(self, request):
+        raw = base64.b64decode(request["inputs"][0]["data"][0])
+        return np.frombuffer(raw, self.served.dtype).reshape(1, -1)
 
 
 if __name__ == "__main__":
     options = {"max_batch_size": MAX_BATCH, "batch_timeout": WAIT_S} if BATCHING else {}
-    only = os.environ["BENCH_ONLY"].split(",")
-    apis = [Served(n.removesuffix("-raw"), f"/{n}", raw=n.endswith("-raw"), **options) for n in only]
-    server = ls.LitServer(apis, accelerator="cpu", devices=1, workers_per_device=1, timeout=60, fast_queue=FAST_QUEUE)
+    kind = ServedBase64 if os.environ["BENCH_BASE64"] == "1" else Served
+    api = kind(os.environ["BENCH_MODEL"], "/infer", **options)
+    server = ls.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=60, fast_queue=FAST_QUEUE)
     server.run(
         host="127.0.0.1", port=PORT, num_api_servers=1, log_level="warning", generate_client_file=False,
         access_log=False,
