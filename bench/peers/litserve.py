@@ -45,6 +45,6 @@ PEERS = tuple(
     )
     for name, batching, more in (
         ("litserve", False, ""),
-        ("litserve-batch", True, "; max_batch_size=64, batch_timeout=0.005"),
+        ("litserve-batch", True, "; max_batch_size=32, batch_timeout=0.01"),
     )
 )

@@ -12,7 +12,7 @@ _SETTINGS = (
     "uvloop, orjson, debug off (no access log), gzip off, metrics on, parallel_workers 0 (model in the main process), "
     "custom runtime with its NumpyCodec; bytes as base64 in JSON, since its REST has no binary extension"
 )
-_BATCH = {"max_batch_size": 64, "max_batch_time": 0.005}
+_BATCH = {"max_batch_size": 32, "max_batch_time": 0.005}
 
 
 def _command(place: Place, *, batching: bool) -> Sequence[str]:

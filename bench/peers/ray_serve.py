@@ -54,6 +54,6 @@ PEERS = tuple(
     )
     for name, batching, more in (
         ("ray-serve", False, ""),
-        ("ray-serve-batch", True, "; @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.005)"),
+        ("ray-serve-batch", True, "; @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.01)"),
     )
 )

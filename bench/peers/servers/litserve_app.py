@@ -10,8 +10,8 @@ import orjson
 from fastapi import Body, Response
 from served import BATCHING, MAKERS, PORT, in_rows, rows_of, v2_json
 
-MAX_BATCH = int(os.environ.get("BENCH_MAX_BATCH", "64"))
-WAIT_S = float(os.environ.get("BENCH_WAIT_S", "0.005"))
+MAX_BATCH = int(os.environ.get("BENCH_MAX_BATCH", "32"))
+WAIT_S = float(os.environ.get("BENCH_WAIT_S", "0.01"))
 FAST_QUEUE = os.environ.get("BENCH_FAST_QUEUE", "1") == "1"
 
 

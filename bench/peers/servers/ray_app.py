@@ -12,8 +12,8 @@ from served import BATCHING, MAKERS, PORT, in_rows, octets, rows_of, v2_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-MAX_BATCH = int(os.environ.get("BENCH_MAX_BATCH", "64"))
-WAIT_S = float(os.environ.get("BENCH_WAIT_S", "0.005"))
+MAX_BATCH = int(os.environ.get("BENCH_MAX_BATCH", "32"))
+WAIT_S = float(os.environ.get("BENCH_WAIT_S", "0.01"))
 
 
 @serve.deployment(
