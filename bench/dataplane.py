@@ -28,7 +28,7 @@ from peers import process, side
 from verdicts import Measured
 
 CONNECTIONS = {"digits": (1, 32, 128), "binary": (1, 32), "onnx-json": (1, 32), "onnx-binary": (1, 32)}
-WARMUP_S = 0.6
+WARMUP_S = 0.5
 
 Tree = Sequence[psutil.Process]
 
@@ -146,7 +146,7 @@ def options() -> Options:
     parser.add_argument("--cases", default="digits,binary,onnx", help="onnx is onnx-json and onnx-binary")
     parser.add_argument("--peers", help="of " + ", ".join([*names, *moorage_side.SETTINGS]) + "; all if left out")
     parser.add_argument("--requests", type=int, default=30_000, help="most requests of a load")
-    parser.add_argument("--seconds", type=float, default=2.0, help="most seconds of a load")
+    parser.add_argument("--seconds", type=float, default=1.7, help="most seconds of a load")
     parser.add_argument("--repeats", type=int, default=2, help="rounds; the best of each side counts")
     parser.add_argument("--envs", type=Path, default=Path("~/.cache/moorage-bench"), help="where environments are made")
     parser.add_argument("--quick", action="store_true", help="one round of short loads: does everything run?")

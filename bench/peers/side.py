@@ -55,8 +55,8 @@ class Peer:
     Attributes:
         pins: file of `pins/` that its environment is made of.
         shown: packages whose versions are told.
-        settings: what was set, for the reader of the figures. Sizes and waits of batches are those of a handful tried that
-            answered most requests/s at 32 and 128 connections.
+        settings: what was set, for the reader of the figures. Sizes and waits of batches are those that, of a
+            handful tried, answered most requests/s at 32 and 128 connections.
         command: words to run in `scratch`.
         environment: variables on top of the common ones.
         cases: how each case is put; one that is missing is not offered by this peer.
