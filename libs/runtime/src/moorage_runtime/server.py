@@ -6,7 +6,6 @@ import hmac
 import socket
 import threading
 import time
-import zlib
 
 import orjson
 import structlog
@@ -16,14 +15,13 @@ from moorage_common.contracts import host_calls
 from moorage_common.errors import BadRequest, MoorageError, NotFound, TooLarge, Unauthenticated
 from moorage_common.http1 import Exchange, Server
 from moorage_runtime.inference import Answer, Inference
-from moorage_runtime.v2 import HEADER_LENGTH, Encoded
+from moorage_runtime.v2 import HEADER_LENGTH
+from moorage_runtime.v2.compression import is_packed, packed, unpack
 
 log = structlog.get_logger()
 
-COMPRESS_FROM_BYTES = 16 * 1024
 DEFAULT_DEADLINE_MS = 30_000
 STOP_S = 15.0
-_WBITS = {"gzip": 31, "deflate": 15}
 _JSON = b"content-type: application/json\r\n"
 _TOKEN = host_calls.TOKEN.encode()
 _TENANT = host_calls.TENANT.encode()
@@ -85,8 +83,10 @@ class HostApp:
         body = exchange.body
         if body is None:
             body = await self._long_body(exchange)
-        encoding = headers.get(b"content-encoding")
-        return body if encoding is None else await self._unpacked(body, encoding.decode("latin-1").lower())
+        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+        if not is_packed(encoding):
+            return body
+        return await asyncio.to_thread(unpack, body, encoding, limit_bytes=self._max_body_bytes)
 
     async def _long_body(self, exchange: Exchange) -> bytes:
         said = exchange.head.content_length
@@ -98,25 +98,6 @@ class HostApp:
             if len(body) > self._max_body_bytes:
                 raise self._too_large()
         return bytes(body)
-
-    async def _unpacked(self, body: bytes, encoding: str) -> bytes:
-        if encoding == "identity":
-            return body
-        if encoding not in _WBITS:
-            raise BadRequest(f"Content-Encoding '{encoding[:40]}' is not known; use gzip or deflate")
-        return await asyncio.to_thread(self._unpack, body, encoding)
-
-    def _unpack(self, body: bytes, encoding: str) -> bytes:
-        unpacker = zlib.decompressobj(_WBITS[encoding])
-        try:
-            found = unpacker.decompress(body, self._max_body_bytes + 1)
-        except zlib.error:
-            raise BadRequest(f"the body is not {encoding}") from None
-        if len(found) > self._max_body_bytes:
-            raise self._too_large()
-        if not unpacker.eof:
-            raise BadRequest(f"the {encoding} body ends too soon")
-        return found
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request is larger than {self._max_body_bytes} bytes; send fewer rows at a time")
@@ -148,28 +129,9 @@ def _answered(answer: Answer, accepted: bytes) -> Reply:
     if answer.encoded is None:
         status, fields, body = refusal(answer.refusal or MoorageError("the answer cannot be encoded"))
         return status, fields + out, body
-    packed = _packed(answer.encoded, accepted.decode("latin-1")) if accepted else answer.encoded
-    fields = "".join([f"{name}: {value}\r\n" for name, value in packed.headers.items()]).encode()
-    return 200, fields + out, packed.body
-
-
-def _packed(encoded: Encoded, accepted: str) -> Encoded:
-    if len(encoded.body) < COMPRESS_FROM_BYTES:
-        return encoded
-    encoding = _chosen_encoding(accepted)
-    if encoding is None:
-        return encoded
-    packer = zlib.compressobj(1, zlib.DEFLATED, _WBITS[encoding])
-    return Encoded(packer.compress(encoded.body) + packer.flush(), {**encoded.headers, "content-encoding": encoding})
-
-
-def _chosen_encoding(accepted: str) -> str | None:
-    """Gzip or deflate where `Accept-Encoding` names it with a weight over 0 (RFC 9110, section 12.5.3)."""
-    for part in accepted.lower().split(","):
-        name, *more = (word.strip() for word in part.split(";"))
-        if name in _WBITS and not any(word.startswith("q=") and not word[2:].strip("0.") for word in more):
-            return name
-    return None
+    encoded = packed(answer.encoded, accepted.decode("latin-1")) if accepted else answer.encoded
+    fields = "".join([f"{name}: {value}\r\n" for name, value in encoded.headers.items()]).encode()
+    return 200, fields + out, encoded.body
 
 
 def refusal(error: MoorageError) -> Reply:

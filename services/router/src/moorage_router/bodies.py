@@ -31,12 +31,20 @@ class StreamedBody:
 class IncomingBody:
     """A body, whole if it is small. `length` is what the caller announced, bytes."""
 
-    __slots__ = ("_next_part", "length", "whole")
+    __slots__ = ("_next_part", "_streamed", "length", "whole")
 
     def __init__(self, whole: bytes | None, next_part: NextPart, length: int | None) -> None:
         self.whole = whole
         self.length = length
         self._next_part = next_part
+        self._streamed: StreamedBody | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that came."""
+        if self.whole is not None:
+            return len(self.whole)
+        return self._streamed.size if self._streamed is not None else 0
 
     def take(self, most: int) -> bytes | StreamedBody:
         """The whole body if it is here, else its stream. Raises TooLarge above `most`."""
@@ -47,7 +55,8 @@ class IncomingBody:
             return whole
         if self.length is not None and self.length > most:
             raise too_large(most)
-        return StreamedBody(self._next_part, self.length, most)
+        self._streamed = StreamedBody(self._next_part, self.length, most)
+        return self._streamed
 
     async def read_whole(self, most: int) -> bytes:
         """The whole body. Raises TooLarge above `most`."""

@@ -10,14 +10,13 @@ from moorage_router.auth import Credentials
 
 PASSED_ON = frozenset(
     {
-        b"content-type", b"content-encoding", b"accept", b"accept-encoding", b"inference-header-content-length",
-        b"tracestate", b"baggage", b"x-request-id", b"user-agent",
+        b"accept", b"accept-encoding", b"tracestate", b"baggage", b"x-request-id", b"user-agent",
     }
 )  # fmt: skip
 """Client headers that reach a host. Everything else stays here: hop-by-hop ones, keys, `moorage-*`."""
 
-NOT_JSON = frozenset({b"content-encoding", b"inference-header-content-length"})
-"""With one of these the body is not plain JSON text."""
+OF_BODY = frozenset({b"content-type", b"content-encoding", b"inference-header-content-length"})
+"""These reach a host as long as the body does as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,7 @@ class Call:
         parts: the path from `v2` on.
         version: from the path, None to let the split choose.
         passed_on: headers for the host, encoded as they go out.
+        body_fields: those that describe the body, encoded just so.
         content_length: None for a chunked body.
     """
 
@@ -40,7 +40,7 @@ class Call:
     model: str = ""
     version: str | None = None
     passed_on: bytes = b""
-    json_only: bool = True
+    body_fields: bytes = b""
     traceparent: str | None = None
     content_length: int | None = 0
 
@@ -56,13 +56,13 @@ def call_of(head: Head) -> Call:
         raise no_such_path()
     authorization: bytes | None = None
     traceparent: str | None = None
-    json_only = True
     passed_on: list[bytes] = []
+    body_fields: list[bytes] = []
     for name, value in head.fields:
         if name in PASSED_ON:
             passed_on += (name, b": ", value, b"\r\n")
-            if name in NOT_JSON:
-                json_only = False
+        elif name in OF_BODY:
+            body_fields += (name, b": ", value, b"\r\n")
         elif name == b"authorization":
             authorization = value
         elif name == b"traceparent":
@@ -70,7 +70,7 @@ def call_of(head: Head) -> Call:
     return Call(
         "infer", tenant, parts, Credentials(authorization),
         model=parts[2], version=parts[4] if len(parts) == 6 else None,
-        passed_on=b"".join(passed_on), json_only=json_only, traceparent=traceparent,
+        passed_on=b"".join(passed_on), body_fields=b"".join(body_fields), traceparent=traceparent,
         content_length=head.content_length,
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ from moorage_common.key_table import KeyTable
 from moorage_router.auth import Authenticator
 from moorage_router.catalog import Catalog
 from moorage_router.endpoints import Endpoints
-from moorage_router.features import FeatureJoiner
+from moorage_router.features.lookup import FeatureLookup
+from moorage_router.features.service import FeatureJoiner
 from moorage_router.forwarding import Forwarder
 from moorage_router.gateway import Gateway
 from moorage_router.limits.leases import StoreState
@@ -91,7 +92,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     feature_pool = Pool(f"{proxy.hostname}:{proxy.port or 80}", settings.connections_per_host)
     gateway = Gateway(
         keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter,
-        features=FeatureJoiner(feature_pool, secrets.internal_token(pepper)),
+        features=FeatureJoiner(FeatureLookup(feature_pool, secrets.internal_token(pepper))),
         forwarder=Forwarder(hosts, metrics, settings.park_s),
     )  # fmt: skip
     exchange = StatsExchange(bus, routes, settings.router_name)

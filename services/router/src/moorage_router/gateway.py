@@ -13,7 +13,7 @@ from moorage_common.key_table import require_scope
 from moorage_router.auth import Authenticator, Credentials
 from moorage_router.bodies import IncomingBody, StreamedBody
 from moorage_router.calls import Call
-from moorage_router.features import FeatureJoiner
+from moorage_router.features.service import FeatureJoiner, Received
 from moorage_router.forwarding import Attempt, Forwarder
 from moorage_router.limits.limiter import Limiter, Tenant
 from moorage_router.replies import Outcome, outcome_of
@@ -95,12 +95,12 @@ class Gateway:
         served.replicas.requests += 1
         try:
             deadline = started + route.deadline_s
-            body = await self._body(call, tenant, served, deadline)
-            attempt = Attempt(served, body, _head_tail(asks, body), deadline)
+            fields, body = await self._body(call, tenant, served, deadline)
+            attempt = Attempt(served, body, _head_tail(asks, fields, body), deadline)
             answered = await self._forwarder.forward(attempt)
             outcome.status = answered.status
             outcome.bytes_out = await reply.send(_answer(call, tenant, answered, outcome))
-            outcome.bytes_in = len(body) if isinstance(body, bytes) else body.size
+            outcome.bytes_in = call.body.size
         except MoorageError as error:
             outcome.status = error.status
             raise
@@ -136,20 +136,22 @@ class Gateway:
 
     async def _body(
         self, call: InferCall, tenant: Tenant, served: ServedVersion, deadline: float
-    ) -> bytes | StreamedBody:
-        most = tenant.limits.max_body_bytes
+    ) -> tuple[bytes, bytes | StreamedBody]:
+        """The body for a host, after the header lines that describe it."""
+        most, fields = tenant.limits.max_body_bytes, call.asks.body_fields
         if served.features is None:
-            return call.body.take(most)
-        body = await call.body.read_whole(most)
-        return await self._features.join(served, body, json_only=call.asks.json_only, deadline=deadline)
+            return fields, call.body.take(most)
+        received = Received(await call.body.read_whole(most), fields, most)
+        joined = await self._features.join(served, served.features, received, deadline)
+        return "".join([f"{name}: {value}\r\n" for name, value in joined.headers.items()]).encode(), joined.body
 
 
-def _head_tail(asks: Call, body: bytes | StreamedBody) -> bytes:
-    """The end of the head that a host gets: what the caller's head passes on, and the framing."""
+def _head_tail(asks: Call, fields: bytes, body: bytes | StreamedBody) -> bytes:
+    """The end of the head that a host gets: what the caller's head passes on, the body's fields, and the framing."""
     length = len(body) if isinstance(body, bytes) else body.length
     framing = b"content-length: %d" % length if length is not None else b"transfer-encoding: chunked"
-    return b"%btraceparent: %b\r\n%b\r\n\r\n" % (
-        asks.passed_on, trace.child_of(asks.traceparent).encode(), framing,
+    return b"%b%btraceparent: %b\r\n%b\r\n\r\n" % (
+        asks.passed_on, fields, trace.child_of(asks.traceparent).encode(), framing,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol V2 with its binary tensor extension: one codec for host, validation and clients.
+"""The Open Inference Protocol V2 with its binary tensor extension: one codec for hosts, validation, router and clients.
 
 In memory a tensor is a little-endian numpy array; BYTES is an object array of `bytes`, BF16 a float32 one.
 """
@@ -9,6 +9,7 @@ from moorage_runtime.v2.codec import (
     decode_response,
     encode_request,
     encode_response,
+    recode_request,
 )
 from moorage_runtime.v2.datatypes import DTYPES, Array, canonical, datatype_of, texts
 from moorage_runtime.v2.messages import HEADER_LENGTH, Encoded, InferRequest, InferResponse
@@ -27,5 +28,6 @@ __all__ = [
     "decode_response",
     "encode_request",
     "encode_response",
+    "recode_request",
     "texts",
 ]

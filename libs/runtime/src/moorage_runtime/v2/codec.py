@@ -118,6 +118,27 @@ def encode_request(
     return encode(document, "inputs", inputs, binary=as_raw, datatypes=datatypes)
 
 
+def recode_request(request: InferRequest) -> Encoded:
+    """Encode a decoded request again, all its tensors as raw bytes; what it asks of the answer stays as it was.
+
+    Raises:
+        BadRequest: an array has no V2 datatype.
+        Internal: `wrong_datatype`, an array is not what `request.datatypes` says.
+    """
+    document: dict[str, Any] = {}
+    if request.id is not None:
+        document["id"] = request.id
+    if request.parameters:
+        document["parameters"] = request.parameters
+    if request.outputs is not None:
+        document["outputs"] = [_asked(name, request.binary.get(name)) for name in request.outputs]
+    return encode(document, "inputs", request.inputs, binary=lambda _name: True, datatypes=request.datatypes)
+
+
+def _asked(output: str, binary: bool | None) -> dict[str, Any]:
+    return {"name": output} if binary is None else {"name": output, "parameters": {"binary_data": binary}}
+
+
 def _not_finite(array: Array) -> bool:
     return array.dtype.kind == "f" and not bool(np.isfinite(array).all())
 
