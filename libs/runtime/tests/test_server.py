@@ -12,8 +12,9 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from moorage_common.contracts import host_calls
-from moorage_runtime import server, v2
+from moorage_runtime import v2
 from moorage_runtime.signature import infer_signature
+from moorage_runtime.v2.compression import chosen_encoding
 
 X, Y = load_iris(return_X_y=True)
 MODEL = LogisticRegression(max_iter=500).fit(X, Y)
@@ -198,4 +199,4 @@ def test_a_restarted_host_loads_from_the_cache_with_another_token(blobs: Any, st
     ],
 )  # fmt: skip
 def test_an_answer_is_packed_only_as_the_caller_takes_it(accepted: str, chosen: str | None) -> None:
-    assert server._chosen_encoding(accepted) == chosen
+    assert chosen_encoding(accepted) == chosen

@@ -319,3 +319,24 @@ def test_ids_and_versions_are_echoed_and_absent_ids_stay_absent() -> None:
         "outputs": [{"name": "y", "datatype": "INT32", "shape": [1], "data": [1]}],
     }
     assert "id" not in orjson.loads(v2.encode_response(v2.InferRequest(inputs={}), **answer).body)
+
+
+def test_a_request_encoded_again_is_binary_and_asks_the_same_of_the_answer() -> None:
+    body = orjson.dumps(
+        {
+            "id": "a", "parameters": {"binary_data_output": True, "p": 1},
+            "outputs": [{"name": "y", "parameters": {"binary_data": False}}, {"name": "z"}],
+            "inputs": [
+                {"name": "x", "datatype": "INT64", "shape": [2], "data": [2**53 + 1, -1]},
+                {"name": "t", "datatype": "BYTES", "shape": [1], "data": ["é"]},
+            ],
+        }
+    )  # fmt: skip
+    first = v2.decode_request(body)
+    encoded = v2.recode_request(first)
+    again = _decode(encoded)
+    assert encoded.headers["content-type"] == "application/octet-stream"
+    for field in ("id", "parameters", "outputs", "binary", "binary_default", "datatypes"):
+        assert getattr(again, field) == getattr(first, field)
+    for name, array in first.inputs.items():
+        _same(again.inputs[name], array)

@@ -1,17 +1,13 @@
-"""The pure parts: split, balance, buckets, retries, the feature join."""
+"""The pure parts: split, balance, buckets, retries."""
 
-import json
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage_common.contracts.features import ROWS_MAX, FeatureColumn, OnlineResponse
-from moorage_common.contracts.routes import Arm, FeatureJoin, RouteVersion
-from moorage_common.contracts.tensors import Signature, TensorSpec
-from moorage_common.errors import BadRequest, Unprocessable
-from moorage_router import balancer, features, splits
+from moorage_common.contracts.routes import Arm
+from moorage_router import balancer, splits
 from moorage_router.forwarding import Failure, may_retry
 from moorage_router.limits import gcra
 
@@ -88,98 +84,3 @@ def test_calls_are_made_again_as_architecture_says(
     failure: Failure, kept: bool, data: bool, retried: bool, again: bool
 ) -> None:
     assert may_retry(failure, body_kept=kept, data_format=data, retried=retried) is again
-
-
-JOIN = FeatureJoin(entities={"sensor_id": "sensor"})
-FEATURES = ["stats__mean", "stats__peak"]
-
-
-def version(*inputs: TensorSpec) -> RouteVersion:
-    outputs = [TensorSpec(name="y", datatype="FP32", shape=[-1])]
-    signature = Signature(inputs=list(inputs), outputs=outputs)
-    return RouteVersion(version=1, format="onnx", signature=signature, feature_service="s", features=FEATURES)
-
-
-def request(*more: dict[str, object]) -> bytes:
-    sensor = {"name": "sensor", "shape": [2], "datatype": "INT64", "data": [7, 8]}
-    return json.dumps({"id": "abc", "inputs": [sensor, *more]}).encode()
-
-
-def columns() -> dict[str, features.Column]:
-    return {"stats__mean": features.Column([1.0, 2.0]), "stats__peak": features.Column([10.0, 20.0])}
-
-
-def test_features_join_as_named_inputs_with_entities_dropped() -> None:
-    spec = version(
-        TensorSpec(name="mean", datatype="FP32", shape=[-1]),
-        TensorSpec(name="stats__peak", datatype="INT64", shape=[-1, 1]),
-    )
-    joined = json.loads(features.joined(features.parse(request()), JOIN, spec, columns()))
-    assert joined == {
-        "id": "abc",
-        "inputs": [
-            {"name": "mean", "datatype": "FP32", "shape": [2], "data": [1.0, 2.0]},
-            {"name": "stats__peak", "datatype": "INT64", "shape": [2, 1], "data": [10, 20]},
-        ],
-    }
-
-
-def test_features_join_into_one_tensor_in_signature_order() -> None:
-    plain = version(TensorSpec(name="x", datatype="FP32", shape=[-1, 2]))
-    joined = json.loads(features.joined(features.parse(request()), JOIN, plain, columns()))
-    assert joined["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [1.0, 10.0, 2.0, 20.0]}]
-    hour = {"name": "hour", "shape": [2, 1], "datatype": "FP32", "data": [[5], [6]]}
-    named = version(TensorSpec(name="x", datatype="FP32", shape=[-1, 3], columns=["peak", "hour", "stats__mean"]))
-    joined = json.loads(features.joined(features.parse(request(hour)), JOIN, named, columns()))
-    assert joined["inputs"] == [
-        {"name": "x", "datatype": "FP32", "shape": [2, 3], "data": [10.0, 5, 1.0, 20.0, 6, 2.0]}
-    ]
-    with pytest.raises(Unprocessable, match="hour"):
-        features.joined(features.parse(request()), JOIN, named, columns())
-
-
-def test_an_entity_that_the_signature_knows_is_kept() -> None:
-    spec = version(
-        TensorSpec(name="mean", datatype="FP32", shape=[-1]), TensorSpec(name="peak", datatype="FP32", shape=[-1]),
-        TensorSpec(name="sensor", datatype="INT64", shape=[-1]),
-    )  # fmt: skip
-    joined = json.loads(features.joined(features.parse(request()), JOIN, spec, columns()))
-    assert [tensor["name"] for tensor in joined["inputs"]] == ["sensor", "mean", "peak"]
-
-
-def online(*statuses: str) -> OnlineResponse:
-    column = {
-        "name": "stats__mean", "datatype": "FP32", "values": [1.0, None], "statuses": statuses,
-        "event_timestamps": [1.0, None],
-    }  # fmt: skip
-    return OnlineResponse(service="s", fingerprint="f", rows=2, columns=[FeatureColumn.model_validate(column)])
-
-
-def test_missing_features_fail_by_name_or_take_the_default() -> None:
-    entities = {"sensor_id": [7, 8]}
-    with pytest.raises(Unprocessable, match=r"stats__mean of sensor_id=8 \(missing\)"):
-        features.filled(online("present", "missing"), JOIN, ["stats__mean"], entities)
-    lenient = FeatureJoin(entities=JOIN.entities, on_miss="default", default=-1.0)
-    filled = features.filled(online("present", "missing"), lenient, ["stats__mean"], entities)
-    assert filled["stats__mean"].values == [1.0, -1.0]
-    with pytest.raises(Unprocessable, match="stats__gone"):
-        features.filled(online("present", "present"), JOIN, ["stats__gone"], entities)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"[]", b"{}", b'{"inputs": 3}', b'{"inputs": [3]}', b'{"inputs": [{"data": [1]}]}', b'{"inputs": []}'],
-)
-def test_a_body_without_the_entities_is_a_bad_request(body: bytes) -> None:
-    with pytest.raises(BadRequest):
-        features.entities_of({t["name"]: t for t in features.parse(body)["inputs"]}, JOIN)
-
-
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [([[1], 2], "bad_inputs"), ([[[[[[[[[[1]]]]]]]]]], "bad_inputs"), ([0] * (ROWS_MAX + 1), "too_many_rows")],
-)
-def test_entities_that_would_cost_the_router_are_refused_before_any_work(data: list[object], code: str) -> None:
-    with pytest.raises(BadRequest) as refused:
-        features.entities_of({"sensor_id": {"data": data}}, FeatureJoin(entities={"sensor": "sensor_id"}))
-    assert refused.value.code == code

@@ -46,14 +46,14 @@ def packed(encoded: Encoded, accepted: str) -> Encoded:
     """`encoded` compressed if it is worth it and `accepted`, an `Accept-Encoding`, names what we know."""
     if len(encoded.body) < COMPRESS_FROM_BYTES:
         return encoded
-    encoding = _chosen(accepted)
+    encoding = chosen_encoding(accepted)
     if encoding is None:
         return encoded
     packer = zlib.compressobj(1, zlib.DEFLATED, _WBITS[encoding])
     return Encoded(packer.compress(encoded.body) + packer.flush(), {**encoded.headers, "content-encoding": encoding})
 
 
-def _chosen(accepted: str) -> str | None:
+def chosen_encoding(accepted: str) -> str | None:
     """Gzip or deflate where `Accept-Encoding` names it with a weight over 0 (RFC 9110, section 12.5.3)."""
     for part in accepted.lower().split(","):
         name, *more = (word.strip() for word in part.split(";"))
