@@ -79,6 +79,38 @@ def test_an_image_starts_its_services_module(stages: dict[str, Stage], target: s
     assert find_spec(f"{module}.__main__") is not None
 
 
+MODEL_LIBRARIES = {"onnxruntime", "skops", "scikit-learn", "xgboost", "lightgbm", "pandas"}
+
+
+def needs(root: Path, requirement: str) -> set[str]:
+    """Names that a requirement brings, through members of this repository."""
+    match = re.match(r"([A-Za-z0-9-]+)(?:\[([^\]]+)\])?", requirement)
+    assert match, requirement
+    found = {match[1]}
+    for folder in ("libs", "services"):
+        path = root / folder / match[1].removeprefix("moorage-") / "pyproject.toml"
+        if match[1].startswith("moorage-") and path.exists():
+            project = tomllib.loads(path.read_text())["project"]
+            extras = [project["optional-dependencies"][extra.strip()] for extra in (match[2] or "").split(",") if extra]
+            found |= {
+                name for lines in (project["dependencies"], *extras) for line in lines for name in needs(root, line)
+            }
+    return found
+
+
+@pytest.mark.parametrize(
+    ("target", "brought"),
+    [("router", set()), ("registry", set()), ("scheduler", MODEL_LIBRARIES), ("ray", MODEL_LIBRARIES)],
+)
+def test_libraries_of_models_are_where_models_are_loaded(
+    stages: dict[str, Stage], root: Path, target: str, brought: set[str]
+) -> None:
+    install = next(line for line in stages[f"build-{target}"].lines if "uv pip install" in line)
+    members = re.findall(r"\./(?:libs|services)/([a-z-]+(?:\[[a-z,]+\])?)", install)
+    assert members
+    assert set().union(*(needs(root, f"moorage-{member}") for member in members)) & MODEL_LIBRARIES == brought
+
+
 def test_no_instruction_holds_a_secret(stages: dict[str, Stage]) -> None:
     lines = [line for stage in stages.values() for line in stage.lines]
     assert not [line for line in lines if re.search(r"(PEPPER|PASSWORD|TOKEN|ADMIN_KEY|SECRET)\s*=", line)]
