@@ -78,7 +78,8 @@ class FeatureJoiner:
                 raise
             log.warning("features defaulted", model=served.model, detail=error.detail)
             return {name: [join.default] * rows for name in served.spec.features}
-        return filled(found, join, served.spec.features, entities)
+        wanted = served.spec.features
+        return await offload(rows * len(wanted) * _VALUE_BYTES, filled, found, join, wanted, entities)
 
 
 def _asked(received: Received, join: FeatureJoin) -> tuple[InferRequest, dict[str, list[Any]]]:
