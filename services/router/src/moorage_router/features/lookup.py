@@ -14,7 +14,6 @@ from moorage_router.features.offload import offload
 from moorage_router.upstream import ConnectFailed, Pool, Reply, UpstreamError
 
 _NAMED_MISSES = 8
-_LATE = "the features did not come in time; try again"
 
 
 class Column(msgspec.Struct):
@@ -39,11 +38,10 @@ def parse(body: bytes, rows: int) -> Online:
     try:
         online = _online.decode(body)
     except msgspec.DecodeError as error:
-        raise Unavailable(_LATE, code="features_unavailable", detail=str(error), retry_after_s=1) from error
+        raise _unavailable(str(error)) from error
     for column in online.columns:
         if not len(column.values) == len(column.statuses) == rows:
-            detail = f"{column.name}: {len(column.values)} values, asked for {rows}"
-            raise Unavailable(_LATE, code="features_unavailable", detail=detail, retry_after_s=1)
+            raise _unavailable(f"{column.name}: {len(column.values)} values, asked for {rows}")
     return online
 
 
@@ -97,7 +95,7 @@ class FeatureLookup:
             reply = await self._call(head, body, deadline)
             whole = b"".join([part async for part in reply.chunks()])
         except UpstreamError as error:
-            raise Unavailable(_LATE, code="features_unavailable", detail=str(error), retry_after_s=1) from error
+            raise _unavailable(str(error)) from error
         if reply.status != 200:
             raise _refused(reply.status, whole)
         return await offload(len(whole), parse, whole, rows)
@@ -114,11 +112,16 @@ class FeatureLookup:
             return await self._pool.exchange(head, body, deadline)
 
 
+def _unavailable(detail: str) -> Unavailable:
+    message = "the features did not come in time; try again"
+    return Unavailable(message, code="features_unavailable", detail=detail, retry_after_s=1)
+
+
 def _refused(status: int, body: bytes) -> MoorageError:
     """What a refusal of the feature-proxy means to the caller."""
     detail = body[:500].decode(errors="replace")
     if status >= 500 or status == 429:
-        return Unavailable(_LATE, code="features_unavailable", detail=detail, retry_after_s=1)
+        return _unavailable(detail)
     if status in (401, 403):
         return Internal("the features cannot be read; report this", code="features_refused", detail=detail)
     try:
