@@ -17,7 +17,7 @@ import httpx
 
 from moorage_common import api_keys
 from moorage_common.bus import Bus
-from moorage_common.contracts import names
+from moorage_common.contracts import host_frames, names
 from moorage_common.contracts.endpoints import Endpoint, HeldVersion
 from moorage_common.contracts.keys import KeyRecord, TenantLimits
 from moorage_common.contracts.routes import Arm, Route, RouteVersion
@@ -61,7 +61,7 @@ Behaviour = Callable[["FakeHost", Seen, asyncio.StreamWriter], Awaitable[bool]]
 
 @dataclass
 class FakeHost:
-    """A replica host's HTTP side (contracts/host_calls.py), with faults on demand."""
+    """A replica host's HTTP side (contracts/host_calls.py), with faults on demand. It takes no frames."""
 
     host_id: str
     token: str = "token-1"
@@ -97,6 +97,9 @@ class FakeHost:
         self._writers.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while (seen := await _read_request(reader)) is not None:
+                if seen.path == host_frames.PATH:
+                    writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                    continue
                 self.seen.append(seen)
                 if self.behaviour is None or not await self.behaviour(self, seen, writer):
                     await self._answer(seen, writer)

@@ -15,9 +15,8 @@ from moorage_common.contracts.load import LoadReport
 from moorage_common.contracts.names import STREAM_USAGE, load_subject
 from moorage_common.contracts.usage import UsageChunk
 from moorage_common.testing.servers import Server
-from moorage_router.replies import Outcome
 from moorage_router.settings import RouterSettings
-from moorage_router.usage import UsageMeter
+from moorage_router.usage import Outcome, UsageMeter
 from moorage_router.usage_log import MOST_ROWS, UsageLog, sums_in
 
 ROW = [1, 0, 2, 3, 4, 5]

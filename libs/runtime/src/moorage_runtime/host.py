@@ -16,6 +16,7 @@ from moorage_common import logs
 from moorage_common.contracts.desired import LoadSpec, ValidationRun
 from moorage_runtime.apart import Job, Validator
 from moorage_runtime.artifacts import ArtifactCache
+from moorage_runtime.calls import Calls
 from moorage_runtime.config import HostConfig
 from moorage_runtime.formats import warm
 from moorage_runtime.inference import Inference
@@ -68,7 +69,7 @@ class ReplicaHost:
             self._versions.announce(spec)
         self._validator = Validator()
         app = HostApp(
-            Inference(self._versions, self._config.limits),
+            Calls(Inference(self._versions, self._config.limits), self._config.max_body_bytes),
             tenant=self._config.tenant,
             token=self._token,
             max_body_bytes=self._config.max_body_bytes,

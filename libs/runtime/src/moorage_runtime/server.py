@@ -1,117 +1,128 @@
-"""The host's HTTP door, in a thread with an event loop of its own."""
+"""The host's door, in a thread with an event loop of its own: HTTP, and links that carry small calls as frames."""
 
 import asyncio
-import functools
 import hmac
+import secrets
 import socket
 import threading
-import time
 
-import orjson
-import structlog
 import uvloop
 
-from moorage_common.contracts import host_calls
+from moorage_common.contracts import host_calls, host_frames
 from moorage_common.errors import BadRequest, MoorageError, NotFound, TooLarge, Unauthenticated
 from moorage_common.http1 import Exchange, Server
-from moorage_runtime.inference import Answer, Inference
-from moorage_runtime.v2 import HEADER_LENGTH
-from moorage_runtime.v2.compression import is_packed, packed, unpack
-
-log = structlog.get_logger()
+from moorage_runtime.calls import Asked, Calls, Reply, asked_in, asked_of, deadline_in, failure, refusal
+from moorage_runtime.frames import Link
 
 DEFAULT_DEADLINE_MS = 30_000
 STOP_S = 15.0
+KEPT_ANSWERS = 256
+"""Answers too long for a frame that wait to be read."""
 _JSON = b"content-type: application/json\r\n"
 _TOKEN = host_calls.TOKEN.encode()
 _TENANT = host_calls.TENANT.encode()
 _DEADLINE_MS = host_calls.DEADLINE_MS.encode()
-_HEADER_LENGTH = HEADER_LENGTH.encode()
 _OUT = f"{host_calls.OUT_SERVICE_US}: %d\r\n{host_calls.OUT_ROWS}: %d\r\n{host_calls.OUT_STATE}: %b\r\n".encode()
-
-Reply = tuple[int, bytes, bytes]
-"""Status, header lines, body."""
+_ANSWERS = "/answers/"
 
 
 class HostApp:
-    """`POST /v2/models/{m}/versions/{v}/infer` as contracts/host_calls.py has it, and `GET /healthz`."""
+    """What contracts/host_calls.py and contracts/host_frames.py say, and `GET /healthz`."""
 
-    def __init__(self, inference: Inference, *, tenant: str, token: str, max_body_bytes: int) -> None:
-        self._inference = inference
+    def __init__(self, calls: Calls, *, tenant: str, token: str, max_body_bytes: int) -> None:
+        self._calls = calls
         self._tenant = tenant.encode()
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes
+        self._kept: dict[str, Reply] = {}
+        self.links: set[Link] = set()
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Serve one request; whatever fails becomes an answer. Cancelled when the caller goes away."""
-        try:
-            status, fields, body = await self._route(exchange)
-        except MoorageError as error:
-            if error.detail or (error.status >= 500 and error.status not in {503, 504}):
-                log.warning("refused", code=error.code, status=error.status, error=error.message, detail=error.detail)
-            status, fields, body = refusal(error)
-        except Exception:
-            log.exception("unforeseen error")
-            status, fields, body = refusal(MoorageError("something failed in the replica host; try again"))
-        exchange.respond(status, fields, body)
-
-    async def _route(self, exchange: Exchange) -> Reply:
+        """Serve one HTTP request; whatever fails becomes an answer. Cancelled when the caller goes away."""
         head = exchange.head
-        target = _inference_target(head.path) if head.method == b"POST" else None
-        if target is not None:
-            return await self._infer(*target, dict(head.fields), exchange)
-        if head.path == b"/healthz" and head.method == b"GET":
-            return 200, _JSON, b'{"live":true}'
-        raise NotFound(f"a replica host has no {head.method.decode()} {head.path[:200].decode('latin-1')}")
+        headers = dict(head.fields)
+        try:
+            if head.path == b"/healthz" and head.method == b"GET":
+                exchange.respond(200, _JSON, b'{"live":true}')
+                return
+            asked = asked_of(head.path, headers) if head.method == b"POST" else None
+            self._admit(headers)
+            if asked is not None:
+                reply = await self._infer(asked, headers, exchange)
+            elif head.path == host_frames.PATH.encode() and b"upgrade" in headers:
+                exchange.switch(host_frames.PROTOCOL, Link(self.serve_frame, self.links))
+                return
+            else:
+                reply = self._kept_answer(head.method, head.path)
+        except MoorageError as error:
+            reply = refusal(error)
+        except Exception as error:  # noqa: BLE001 - it is logged and answered
+            reply = failure(error)
+        out = _OUT % (reply.service_us, reply.rows, reply.state.encode())
+        exchange.respond(reply.status, reply.fields + out, reply.body)
 
-    async def _infer(self, model: str, version: int, headers: dict[bytes, bytes], exchange: Exchange) -> Reply:
+    def _admit(self, headers: dict[bytes, bytes]) -> None:
+        """Raises Unauthenticated or NotFound unless a router calls that knows this process."""
         if not hmac.compare_digest(headers.get(_TOKEN, b""), self._token):
             raise Unauthenticated(
                 "the token is not of this host's generation; read the endpoint again", code=host_calls.HOST_STALE
             )
         if headers.get(_TENANT, b"") != self._tenant:
             raise NotFound("this host serves another tenant", code="tenant_mismatch")
-        deadline = time.monotonic() + _deadline_ms(headers) / 1000
-        body = await self._body(exchange, headers)
-        length = headers.get(_HEADER_LENGTH)
-        answer = await self._inference.answer(
-            model, version, body, None if length is None else length.decode("latin-1"), deadline
-        )
-        return _answered(answer, headers.get(b"accept-encoding", b""))
 
-    async def _body(self, exchange: Exchange, headers: dict[bytes, bytes]) -> bytes:
+    async def _infer(self, asked: Asked, headers: dict[bytes, bytes], exchange: Exchange) -> Reply:
+        deadline = deadline_in(_deadline_ms(headers))
         body = exchange.body
         if body is None:
             body = await self._long_body(exchange)
-        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
-        if not is_packed(encoding):
-            return body
-        return await asyncio.to_thread(unpack, body, encoding, limit_bytes=self._max_body_bytes)
+        return await self._calls.answer(asked, body, deadline)
 
     async def _long_body(self, exchange: Exchange) -> bytes:
         said = exchange.head.content_length
         if said is not None and said > self._max_body_bytes:
             raise self._too_large()
-        body = bytearray()
+        parts, size = [], 0
         while (part := await exchange.next_part()) is not None:
-            body += part
-            if len(body) > self._max_body_bytes:
+            parts.append(part)
+            size += len(part)
+            if size > self._max_body_bytes:
                 raise self._too_large()
-        return bytes(body)
+        return b"".join(parts)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request is larger than {self._max_body_bytes} bytes; send fewer rows at a time")
 
+    async def serve_frame(self, call: host_frames.Call) -> host_frames.Answer:
+        """Answer one call of a link."""
+        try:
+            asked = asked_in(call.head)
+        except MoorageError as error:
+            reply = refusal(error)
+        else:
+            reply = await self._calls.answer(asked, call.body, deadline_in(call.left_ms))
+        fields, body = reply.fields, reply.body
+        if len(body) > host_frames.FRAMED_BYTES:
+            fields, body = self._keep(reply, call.left_ms), b""
+        state = host_frames.STATES.index(reply.state)
+        return host_frames.Answer(
+            call.id, reply.status, reply.service_us, reply.queue_us, reply.rows, state, fields, body
+        )
 
-@functools.lru_cache(maxsize=1024)
-def _inference_target(path: bytes) -> tuple[str, int] | None:
-    """Model and version of an inference path. Raises NotFound for a version that is no number."""
-    match path.decode("latin-1").split("/"):
-        case ["", "v2", "models", model, "versions", version, "infer"]:
-            if not (version.isascii() and version.isdigit()) or len(version) > 18:
-                raise NotFound("versions are numbers", code="version_unknown")
-            return model, int(version)
-    return None
+    def _keep(self, reply: Reply, left_ms: int) -> bytes:
+        """Keep a long answer until it is read, for as long as its caller waits; the header line that tells where."""
+        if len(self._kept) >= KEPT_ANSWERS:
+            del self._kept[next(iter(self._kept))]
+        ticket = secrets.token_urlsafe(16)
+        self._kept[ticket] = reply
+        asyncio.get_running_loop().call_later(left_ms / 1000, self._kept.pop, ticket, None)
+        return f"{host_frames.ANSWER_AT}: {_ANSWERS}{ticket}\r\n".encode()
+
+    def _kept_answer(self, method: bytes, path: bytes) -> Reply:
+        text = path.decode("latin-1")
+        reply = self._kept.pop(text.removeprefix(_ANSWERS), None) if method == b"GET" else None
+        if reply is None:
+            raise NotFound(f"a replica host has no {method.decode('latin-1')} {text[:200]}")
+        return reply
 
 
 def _deadline_ms(headers: dict[bytes, bytes]) -> int:
@@ -122,23 +133,6 @@ def _deadline_ms(headers: dict[bytes, bytes]) -> int:
         return int(text[:12])
     except ValueError:
         raise BadRequest(f"{host_calls.DEADLINE_MS} must be milliseconds, an integer") from None
-
-
-def _answered(answer: Answer, accepted: bytes) -> Reply:
-    out = _OUT % (answer.service_us, answer.rows, answer.state.encode())
-    if answer.encoded is None:
-        status, fields, body = refusal(answer.refusal or MoorageError("the answer cannot be encoded"))
-        return status, fields + out, body
-    encoded = packed(answer.encoded, accepted.decode("latin-1")) if accepted else answer.encoded
-    fields = "".join([f"{name}: {value}\r\n" for name, value in encoded.headers.items()]).encode()
-    return 200, fields + out, encoded.body
-
-
-def refusal(error: MoorageError) -> Reply:
-    """The protocol's error body, and the stable code in a header."""
-    fields = {host_calls.ERROR_CODE: error.code, **error.headers}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode()
-    return error.status, _JSON + lines, orjson.dumps({"error": error.message})
 
 
 class HostServer:
@@ -177,4 +171,12 @@ class HostServer:
         await server.start(self._socket)
         self._up.set()
         await self._stopping.wait()
+        for link in list(self._app.links):
+            link.end()
         await server.drain()
+        await _all_answered(self._app.links)
+
+
+async def _all_answered(links: set[Link]) -> None:
+    while links:  # noqa: ASYNC110 - rare, and bounded by whoever joins this thread
+        await asyncio.sleep(0.02)

@@ -8,11 +8,11 @@ from moorage_common.contracts import host_calls
 from moorage_common.errors import DeadlineExceeded, Unavailable, UpstreamFailed
 from moorage_router.bodies import StreamedBody
 from moorage_router.metrics import RouterMetrics
-from moorage_router.replicas import PARKED_A_TENANT, PARKED_A_VERSION, EndpointTable, Host
+from moorage_router.replicas import PARKED_A_TENANT, PARKED_A_VERSION, EndpointTable, Host, Outgoing
+from moorage_router.replies import HostReply
 from moorage_router.routes import ServedVersion
-from moorage_router.upstream import AnswerLost, ConnectFailed, Overdue, Reply
+from moorage_router.upstream import AnswerLost, ConnectFailed, Overdue
 
-_ERROR_CODE = host_calls.ERROR_CODE.encode()
 _HOST_STALE = host_calls.HOST_STALE.encode()
 _NOT_HELD = frozenset({404, 503})
 
@@ -30,11 +30,10 @@ class Failure(Enum):
 
 @dataclass(slots=True)
 class Attempt:
-    """One request on its way. `head_tail` ends every request's head: forwarded headers and the length."""
+    """One request on its way."""
 
     served: ServedVersion
-    body: bytes | StreamedBody
-    head_tail: bytes
+    call: Outgoing
     deadline: float
     retried: bool = False
     avoid: Host | None = None
@@ -55,7 +54,7 @@ class Forwarder:
         self._metrics = metrics
         self._park_s = park_s
 
-    async def forward(self, attempt: Attempt) -> Reply:
+    async def forward(self, attempt: Attempt) -> HostReply:
         """The host's answer. Raises Unavailable, UpstreamFailed or DeadlineExceeded."""
         replicas = attempt.served.replicas
         while True:
@@ -64,7 +63,7 @@ class Forwarder:
                 host = await self._wait_for_host(attempt)
             host.in_flight += 1
             try:
-                reply = await host.pool.exchange(self._head(attempt, host), attempt.body, attempt.deadline)
+                reply = await host.ask(attempt.call, attempt.deadline)
             except ConnectFailed as error:
                 self._endpoints.eject(host)
                 self._again(attempt, Failure.NOT_SENT, host, str(error))
@@ -81,16 +80,16 @@ class Forwarder:
             if reply.status < 400 or not self._misrouted(attempt, host, reply):
                 return reply
 
-    def _misrouted(self, attempt: Attempt, host: Host, reply: Reply) -> bool:
+    def _misrouted(self, attempt: Attempt, host: Host, reply: HostReply) -> bool:
         """Whether the host refused because our table is old, and the call should be made again elsewhere."""
-        if reply.status == 401 and reply.header(_ERROR_CODE) == _HOST_STALE:
+        if reply.status == 401 and reply.error_code == _HOST_STALE:
             reply.discard()
             self._endpoints.eject(host)
             self._again(attempt, Failure.NOT_SENT, host, "stale token")
             return True
         if reply.status in _NOT_HELD and may_retry(
             Failure.NOT_HELD,
-            body_kept=_kept(attempt.body),
+            body_kept=_kept(attempt.call.body),
             data_format=attempt.served.data_format,
             retried=attempt.retried,
         ):
@@ -105,7 +104,7 @@ class Forwarder:
     def _again(self, attempt: Attempt, failure: Failure, host: Host, detail: str) -> None:
         """Prepare another call. Raises UpstreamFailed when there may be none."""
         if not may_retry(
-            failure, body_kept=_kept(attempt.body), data_format=attempt.served.data_format, retried=attempt.retried
+            failure, body_kept=_kept(attempt.call.body), data_format=attempt.served.data_format, retried=attempt.retried
         ):
             message = "the replica failed while it worked on this request; send it again"
             raise UpstreamFailed(message, detail=f"{host.endpoint.host_id}: {detail}", retry_after_s=1)
@@ -132,13 +131,6 @@ class Forwarder:
             raise _no_replica(served) from error
         finally:
             parked[served.tenant] -= 1
-
-    @staticmethod
-    def _head(attempt: Attempt, host: Host) -> bytes:
-        left_ms = max(1, int((attempt.deadline - time.monotonic()) * 1000))
-        return b"%b%bmoorage-deadline-ms: %d\r\n%b" % (
-            attempt.served.request_line, host.headers, left_ms, attempt.head_tail,
-        )  # fmt: skip
 
 
 def _kept(body: bytes | StreamedBody) -> bool:

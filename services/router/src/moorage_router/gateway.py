@@ -16,11 +16,11 @@ from moorage_router.calls import Call
 from moorage_router.features.service import FeatureJoiner, Received
 from moorage_router.forwarding import Attempt, Forwarder
 from moorage_router.limits.limiter import Limiter, Tenant
-from moorage_router.replies import Outcome, outcome_of
+from moorage_router.replicas import Outgoing
+from moorage_router.replies import HostReply
 from moorage_router.routes import RouteTable, ServedRoute, ServedVersion
-from moorage_router.upstream import Reply as HostReply
 from moorage_router.upstream import UpstreamError
-from moorage_router.usage import UsageMeter
+from moorage_router.usage import Outcome, UsageMeter
 
 
 class InferCall:
@@ -96,10 +96,11 @@ class Gateway:
         try:
             deadline = started + route.deadline_s
             fields, body = await self._body(call, tenant, served, deadline)
-            attempt = Attempt(served, body, _head_tail(asks, fields, body), deadline)
-            answered = await self._forwarder.forward(attempt)
-            outcome.status = answered.status
-            outcome.bytes_out = await reply.send(_answer(call, tenant, answered, outcome))
+            traceparent = trace.child_of(asks.traceparent).encode()
+            outgoing = Outgoing(served.request_line, asks.passed_on + fields, traceparent, body)
+            answered = await self._forwarder.forward(Attempt(served, outgoing, deadline))
+            outcome.status, outcome.rows, outcome.busy_us = answered.status, answered.rows, answered.busy_us
+            outcome.bytes_out = await reply.send(_answer(call, tenant, answered))
             outcome.bytes_in = call.body.size
         except MoorageError as error:
             outcome.status = error.status
@@ -146,20 +147,9 @@ class Gateway:
         return "".join([f"{name}: {value}\r\n" for name, value in joined.headers.items()]).encode(), joined.body
 
 
-def _head_tail(asks: Call, fields: bytes, body: bytes | StreamedBody) -> bytes:
-    """The end of the head that a host gets: what the caller's head passes on, the body's fields, and the framing."""
-    length = len(body) if isinstance(body, bytes) else body.length
-    framing = b"content-length: %d" % length if length is not None else b"transfer-encoding: chunked"
-    return b"%b%btraceparent: %b\r\n%b\r\n\r\n" % (
-        asks.passed_on, fields, trace.child_of(asks.traceparent).encode(), framing,
-    )  # fmt: skip
-
-
-def _answer(call: InferCall, tenant: Tenant, answered: HostReply, outcome: Outcome) -> Answer:
+def _answer(call: InferCall, tenant: Tenant, answered: HostReply) -> Answer:
     gate = tenant.gate
     fields = b"%bmoorage-request-id: %b\r\nratelimit-policy: %b\r\nratelimit: \"requests\";r=%d;t=1\r\n" % (
-        b"".join(outcome_of(answered.headers, outcome)), call.request_id.encode(), gate.policy, gate.tokens,
+        answered.fields, call.request_id.encode(), gate.policy, gate.tokens,
     )  # fmt: skip
-    if answered.rest is None:
-        return Answer(answered.status, fields, answered.body)
-    return Answer(answered.status, fields, b"", answered.chunks(), answered.length)
+    return Answer(answered.status, fields, answered.body, answered.parts(), answered.length)

@@ -2,30 +2,46 @@
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import structlog
 from pydantic import ValidationError
 
 from moorage_common.contracts import host_calls
 from moorage_common.contracts.endpoints import Endpoint
+from moorage_common.contracts.host_frames import FRAMED_BYTES
 from moorage_common.contracts.versioned import Versioned
 from moorage_router import balancer
-from moorage_router.upstream import Pool
+from moorage_router.bodies import StreamedBody
+from moorage_router.links import Link, NotSpoken
+from moorage_router.replies import HostReply, answer_at, of_frame, of_http
+from moorage_router.upstream import AnswerLost, Pool
 
 log = structlog.get_logger()
 
 EJECTED_S = 1.0
+_FRAMED_FIELDS = 32 * 1024
 PARKED_A_VERSION = 512
 PARKED_A_TENANT = 1024
 """20 requests a second through the 25 s that a cold restart of the only host may take."""
 
 
+class Outgoing(NamedTuple):
+    """A call as a host gets it: request line, header lines, trace parent and body."""
+
+    line: bytes
+    fields: bytes
+    traceparent: bytes
+    body: bytes | StreamedBody
+
+
 class Host:
     """One generation of a replica host, its connections and its requests in flight."""
 
-    __slots__ = ("ejected", "endpoint", "headers", "in_flight", "pool")
+    __slots__ = ("ejected", "endpoint", "headers", "in_flight", "link", "pool")
 
     def __init__(self, endpoint: Endpoint, pool: Pool) -> None:
         self.endpoint = endpoint
@@ -36,6 +52,57 @@ class Host:
             f"host: {endpoint.address}\r\n{host_calls.TOKEN}: {endpoint.token}\r\n"
             f"{host_calls.TENANT}: {endpoint.tenant}\r\n"
         ).encode()
+        self.link = Link(endpoint.address, self.headers)
+
+    async def ask(self, call: Outgoing, deadline: float) -> HostReply:
+        """One call: small ones over the link, long ones and those to a host without links over HTTP.
+
+        Raises:
+            ConnectFailed, AnswerLost, Overdue.
+        """
+        body = call.body
+        if isinstance(body, bytes) and len(body) <= FRAMED_BYTES and len(call.fields) <= _FRAMED_FIELDS:
+            try:
+                answer = await self.link.call(call.line + call.fields, call.traceparent, body, deadline)
+            except NotSpoken:
+                pass
+            else:
+                reply = of_frame(answer)
+                at = answer_at(reply)
+                return reply if at is None else await self._read(at, reply, deadline)
+        return of_http(await self.pool.exchange(self._head(call, deadline), body, deadline))
+
+    async def _read(self, at: bytes, reply: HostReply, deadline: float) -> HostReply:
+        """The answer that was too long for a frame."""
+        head = b"GET %b HTTP/1.1\r\n%bcontent-length: 0\r\n\r\n" % (at, self.headers)
+        found = of_http(await self.pool.exchange(head, b"", deadline))
+        if found.status != reply.status:
+            found.discard()
+            raise AnswerLost("the answer is not there any more")
+        found.rows, found.busy_us = reply.rows, reply.busy_us
+        return found
+
+    def _head(self, call: Outgoing, deadline: float) -> bytes:
+        length = len(call.body) if isinstance(call.body, bytes) else call.body.length
+        framing = b"content-length: %d" % length if length is not None else b"transfer-encoding: chunked"
+        left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+        return b"%b%bmoorage-deadline-ms: %d\r\n%btraceparent: %b\r\n%b\r\n\r\n" % (
+            call.line, self.headers, left_ms, call.fields, call.traceparent, framing,
+        )  # fmt: skip
+
+    def sweep(self, now: float) -> None:
+        self.pool.sweep(now)
+        self.link.sweep(now)
+
+    def close(self) -> None:
+        """Take no more calls; those under way end by themselves."""
+        self.pool.close()
+        self.link.close()
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is under way."""
+        return self.pool.empty and self.link.empty
 
     def is_same_process(self, endpoint: Endpoint) -> bool:
         held = self.endpoint
@@ -103,7 +170,7 @@ class EndpointTable:
         self._most = connections_per_host
         self._hosts: dict[str, Host] = {}
         self._replicas: dict[tuple[str, str, int], Replicas] = {}
-        self._retired: set[Pool] = set()
+        self._retired: set[Host] = set()
         self.parked_by_tenant: dict[str, int] = defaultdict(int)
 
     def replicas(self, tenant: str, model: str, version: int) -> Replicas:
@@ -152,8 +219,8 @@ class EndpointTable:
             return
         for held in host.endpoint.versions:
             self.replicas(host.endpoint.tenant, held.model, held.version).drop(key)
-        host.pool.close()
-        self._retired.add(host.pool)
+        host.close()
+        self._retired.add(host)
 
     def eject(self, host: Host) -> None:
         """Leave this generation of a host out until another comes or a second has passed."""
@@ -175,12 +242,12 @@ class EndpointTable:
     def sweep(self, now: float) -> None:
         """End overdue exchanges; called every 50 ms."""
         for host in self._hosts.values():
-            host.pool.sweep(now)
-        for pool in list(self._retired):
-            pool.sweep(now)
-            if pool.empty:
-                self._retired.discard(pool)
+            host.sweep(now)
+        for host in list(self._retired):
+            host.sweep(now)
+            if host.empty:
+                self._retired.discard(host)
 
     def close(self) -> None:
         for host in self._hosts.values():
-            host.pool.close()
+            host.close()

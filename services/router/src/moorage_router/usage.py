@@ -6,12 +6,12 @@ chunk id it had, so the ledger counts it once.
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 import structlog
 
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.names import usage_subject
-from moorage_router.replies import Outcome
 from moorage_router.usage_log import Key, Segment, Sums, UsageLog, add
 
 log = structlog.get_logger()
@@ -20,6 +20,17 @@ COMMIT_S = 0.1
 SHIP_S = 1.0
 _HOUR_S = 3600
 _FIELDS = 6
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One request as metering sees it. `status` 499: the caller went away."""
+
+    status: int = 499
+    rows: int = 0
+    busy_us: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
 
 
 class UsageMeter:

@@ -359,6 +359,18 @@ class Connection(asyncio.Protocol):
         self._transport.write(head + body)
         self._end(read_whole=False)
 
+    def switch(self, exchange: Exchange, protocol: str, successor: asyncio.Protocol) -> None:
+        transport = self._transport
+        if transport is None or exchange is not self.exchange:
+            return
+        self.exchange = self._task = self._transport = self._parser = None
+        self._server.lost(self)
+        transport.write(
+            f"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n".encode()
+        )
+        transport.set_protocol(successor)
+        successor.connection_made(transport)
+
     # -- what the server asks
 
     def give_up(self, exchange: Exchange, refusal: Refusal | None) -> None:

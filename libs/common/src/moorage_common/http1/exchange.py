@@ -104,6 +104,11 @@ class Exchange:
         self.ended = True
         self._connection.send_end(self)
 
+    def switch(self, protocol: str, successor: asyncio.Protocol) -> None:
+        """Answer 101 and give the connection to `successor`, which speaks `protocol` from here on."""
+        self.started = self.ended = True
+        self._connection.switch(self, protocol, successor)
+
     def refuse(self, refusal: Refusal) -> None:
         """The handler failed: say so where no answer has begun, and end the connection."""
         self._connection.give_up(self, refusal)
