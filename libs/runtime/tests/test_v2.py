@@ -117,7 +117,19 @@ def test_64_bit_integers_stay_exact() -> None:
         (_tensor("INT8", [1], [128]), "does not fit"),
         (_tensor("UINT64", [1], [-1]), "does not fit"),
         (_tensor("INT64", [1], [1.5]), "whole numbers"),
-        (_tensor("BOOL", [1], [1]), "true or false"),
+        (_tensor("INT64", [2], [1, 0.1]), "must be whole numbers, found a fraction"),
+        (_tensor("INT64", [1], [2.0**53 + 2]), "floats beyond 2.53"),
+        (_tensor("UINT64", [2], [2**64 - 1, 2.0**60]), "floats beyond 2.53"),
+        (_tensor("INT8", [1], [128.0]), "does not fit"),
+        (_tensor("UINT16", [1], [-1.0]), "does not fit"),
+        (_tensor("INT64", [2], [2**63, 1.0]), "does not fit"),
+        (_tensor("INT32", [2], [1.0, True]), "whole numbers, found bool"),
+        (_tensor("INT32", [2], [1.0, None]), "whole numbers, found null"),
+        (_tensor("INT32", [2], [1.0, "1"]), "whole numbers, found str"),
+        (_tensor("BOOL", [1], [2]), "true or false"),
+        (_tensor("BOOL", [2], [1, 0.5]), "true or false"),
+        (_tensor("BOOL", [2], [1, None]), "true or false .*found null"),
+        (_tensor("BOOL", [1], ["true"]), "true or false .*found str"),
         (_tensor("BYTES", [1], [1]), "strings"),
         (_tensor("BF16", [1], [1.0]), "no JSON form"),
         (_tensor("STRING", [1], ["a"]), "datatype must be one of"),
@@ -129,6 +141,37 @@ def test_64_bit_integers_stay_exact() -> None:
 def test_bad_tensors_are_refused_with_what_is_wrong(tensor: dict[str, Any], says: str) -> None:
     with pytest.raises(BadRequest, match=says):
         v2.decode_request(_json(tensor))
+
+
+@pytest.mark.parametrize("datatype", [name for name in v2.DTYPES if name.startswith(("INT", "UINT"))])
+@pytest.mark.parametrize("count", [1, 70_000])
+def test_whole_numbers_may_be_written_as_floats_and_integers_among_them_stay_exact(datatype: str, count: int) -> None:
+    bounds = np.iinfo(v2.DTYPES[datatype])
+    few = [int(bounds.min), int(bounds.max), int(bounds.max) - 1, 0, 1, min(2**53, int(bounds.max))]
+    written = [float(v) if abs(v) <= 2**53 else v for v in few]
+    for data in (written, few + written, written[::-1] + few):
+        values = [int(v) for v in data] * count
+        body = _json(_tensor(datatype, [len(values)], data * count))
+        found = v2.decode_request(body, limit_bytes=2**27).inputs["x"]
+        assert found.dtype == v2.DTYPES[datatype]
+        assert found.tolist() == values
+
+
+@pytest.mark.parametrize("data", [b"[1.0,-0.0,1e0,0]", b"[1,0,true,0.0]", b"[[true,0.0],[1.0,false]]"])
+def test_booleans_may_be_written_as_numbers(data: bytes) -> None:
+    shape = b"[2,2]" if data.startswith(b"[[") else b"[4]"
+    body = b'{"inputs":[{"name":"x","datatype":"BOOL","shape":%s,"data":%s}]}' % (shape, data)
+    found = v2.decode_request(body).inputs["x"]
+    assert found.dtype == np.bool_
+    assert found.ravel().tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"1e300", b"NaN", b"Infinity"])
+@pytest.mark.parametrize("datatype", [b"INT64", b"UINT8", b"BOOL"])
+def test_numbers_beyond_all_bounds_are_refused_as_integers_and_booleans(datatype: bytes, number: bytes) -> None:
+    body = b'{"inputs":[{"name":"x","datatype":"%s","shape":[2],"data":[1.0,%s]}]}' % (datatype, number)
+    with pytest.raises(BadRequest, match=r"tensor 'x'|not JSON"):
+        v2.decode_request(body)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +350,15 @@ def test_nan_never_leaves_as_json() -> None:
         v2.encode_response(v2.InferRequest(inputs={}), model_name="m", model_version="1", outputs=outputs)
     assert caught.value.code == "nan_output"
     assert v2.encode_request(outputs).headers["content-type"] == "application/octet-stream"
+    with pytest.raises(Internal, match="NaN or Inf"):  # finite as FP64 only
+        v2.encode_response(
+            v2.InferRequest(inputs={}),
+            model_name="m",
+            model_version="1",
+            outputs={"y": np.array([1e300])},
+            datatypes={"y": "FP32"},
+            finite=True,
+        )
 
 
 def test_ids_and_versions_are_echoed_and_absent_ids_stay_absent() -> None:

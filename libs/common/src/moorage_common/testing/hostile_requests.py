@@ -27,6 +27,12 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
     "lists of one": lambda n: request("FP32", [n // 4 + 1, 1], _fill(n, b"[", b"[1],", b"[1]]")),
     "ones": lambda n: request("FP64", [n // 2 + 1], _fill(n, b"[", b"1,", b"1]")),
     "small ones": lambda n: request("INT8", [n // 2 + 1], _fill(n, b"[", b"1,", b"1]")),
+    "ones written as floats": lambda n: request("INT8", [n // 4 + 1], _fill(n, b"[", b"1.0,", b"1.0]")),
+    "a float among ones": lambda n: request("INT8", [n // 2 - 2], _fill(n - 6, b"[", b"1,", b"1.0]")),
+    "large integers before a float": lambda n: request(
+        "INT64", [n // 60_017 * 7_501 + 1],
+        _fill(n // 60_017 * 60_017, b"[", b"1000000," * 7_500 + b"9007199254740993,", b"1.0]")),
+    "numbers that BOOL promises": lambda n: request("BOOL", [n // 2 + 1], _fill(n, b"[", b"1,", b"0]")),
     "ones that BYTES promises": lambda n: request("BYTES", [n // 2 + 1], _fill(n, b"[", b"1,", b"1]")),
     "empty strings": lambda n: request("BYTES", [n // 3 + 1], _fill(n, b"[", b'"",', b'""]')),
     "as many strings as fit": lambda n: request("BYTES", [n // 66], _fill(n // 66 * 5 - 5, b"[", b'"ab",', b'"ab"]')),

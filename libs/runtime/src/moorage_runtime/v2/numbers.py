@@ -1,6 +1,7 @@
 """JSON data of numbers and booleans to numpy: parsed, type-checked and range-checked in C, in windows.
 
 `struct` writes the parsed values where they belong: it refuses what does not fit, and is twice as fast as `np.array`.
+Integers and booleans that are not written as such are looked at again, by `tolerance`.
 """
 
 import struct
@@ -15,6 +16,7 @@ import numpy as np
 from moorage_common.errors import BadRequest, MoorageError
 from moorage_runtime.v2.datatypes import DTYPES, MAX_RANK, WINDOW_BYTES, Array, Budget, Promise
 from moorage_runtime.v2.nesting import NOT_NESTING, WHITESPACE, Nesting, leading_lists, nesting_dims
+from moorage_runtime.v2.tolerance import written_otherwise
 
 _Decode = Callable[[Any], list[Any]]
 
@@ -37,7 +39,7 @@ class _Form(NamedTuple):
 _FORMS = {
     name: _Form(code, decoders, DTYPES[name], expected)
     for names, decoders, expected in (
-        ({"BOOL": "?"}, _decoders(bool), "true or false"),
+        ({"BOOL": "?"}, _decoders(bool), "true or false (or 1 or 0)"),
         ({"UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q"}, _decoders(int), "whole numbers"),
         ({"INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q"}, _decoders(int), "whole numbers"),
         ({"FP16": "e", "FP32": "f", "FP64": "d"}, _decoders(float), "numbers"),
@@ -96,7 +98,7 @@ def _leaves(level: list[Any], shape: list[int]) -> list[Any] | None:
 
 
 def _in_windows(promise: Promise, view: memoryview, budget: Budget) -> Array:
-    code, (decode, *_), dtype, _expected = _FORMS[promise.datatype]
+    dtype = _FORMS[promise.datatype].dtype
     count = promise.count
     if view[0] != _OPENING:
         raise BadRequest(f"tensor '{promise.name}': data must be a list")
@@ -105,26 +107,43 @@ def _in_windows(promise: Promise, view: memoryview, budget: Budget) -> Array:
     nesting = _nesting_of(promise, view)
     budget.take_elements(promise)
     array = np.empty(count, dtype=dtype)
-    at = 0
+    at, plain = 0, True
     for text, comma in _windows(view if nesting else view[1:-1]):
         if nesting is not None:
             text = _flattened(promise, nesting, text, comma)  # noqa: PLW2901 - the same values
-        try:
-            values = decode(b"[" + text + b"]")
-        except msgspec.DecodeError as error:
-            raise _wrong_values(promise, "got `str`" if b'"' in text else error) from None
-        if at + len(values) > count:
+        values, plain = _window(promise, b"[" + text + b"]", plain)
+        end = at + len(values)
+        if end > count:
             raise _miscounted(promise, "more")
-        try:
-            struct.pack_into(f"<{len(values)}{code}", array.data, at * dtype.itemsize, *values)
-        except (struct.error, OverflowError):
-            raise _too_big(promise) from None
-        at += len(values)
+        array[at:end] = values
+        at = end
     if nesting is not None and not nesting.ended():
         raise misnested(promise)
     if at != count:
         raise _miscounted(promise, str(at))
     return array.reshape(promise.shape)
+
+
+def _window(promise: Promise, text: bytes, plain: bool) -> tuple[Array, bool]:
+    """The values of a flat list, and whether they are written as their datatype is.
+
+    Args:
+        plain: the windows before were; else this one is not tried as such.
+    """
+    code, (decode, *_), dtype, _expected = _FORMS[promise.datatype]
+    if plain:
+        try:
+            values = decode(text)
+            return np.frombuffer(struct.pack(f"<{len(values)}{code}", *values), dtype), True
+        except msgspec.DecodeError as error:
+            if dtype.kind == "f" or b'"' in text:
+                raise _wrong_values(promise, "got `str`" if b'"' in text else error) from None
+        except (struct.error, OverflowError):
+            raise _too_big(promise) from None
+    try:
+        return written_otherwise(promise.name, promise.datatype, text), False
+    except msgspec.DecodeError as error:
+        raise _wrong_values(promise, "got `str`" if b'"' in text else error) from None
 
 
 def _windows(view: memoryview) -> Iterator[tuple[bytes, bytes]]:
