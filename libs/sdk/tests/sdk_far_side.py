@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import uvicorn
 
+from moorage_common.contracts.tensors import Datatype
 from moorage_common.testing.servers import wait_until
 from moorage_runtime.v2 import HEADER_LENGTH, Encoded, decode_request, encode_response
 
 REQUEST_ID = "01J0000000000000000000000A.double.3.stable.7.0123456789abcdef01"
-METADATA = {
+METADATA: dict[str, Any] = {
     "name": "double",
     "versions": ["3"],
     "platform": "moorage_onnx",
@@ -51,7 +52,7 @@ class Refusal(Exception):
 
 @dataclass
 class FarSide:
-    """Model `double`, version 3: `y` is twice `x`, `word` a text a row.
+    """Model `double`, version 3: `y` is twice `x`, both are `datatype`; `word` is a text a row.
 
     `refusals` are answered first; after `quota` inferences each is refused.
     """
@@ -60,6 +61,7 @@ class FarSide:
     seen: list[Seen] = field(default_factory=list)
     refusals: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
     quota: int | None = None
+    datatype: Datatype = "FP32"
     takes_zeros: bool = True
     is_held: bool = False
     gone: int = 0
@@ -99,7 +101,7 @@ class FarSide:
             if path.endswith("/infer"):
                 encoded = self._infer(headers, body)
             else:
-                found = {"name": "double", "ready": True} if path.endswith("/ready") else METADATA
+                found = {"name": "double", "ready": True} if path.endswith("/ready") else self._metadata()
                 encoded = Encoded(json.dumps(found).encode(), {"content-type": "application/json"})
         except Refusal as refusal:
             error = json.dumps({"error": refusal.text}).encode()
@@ -117,15 +119,22 @@ class FarSide:
             self.quota -= 1
         request = decode_request(body, headers.get(HEADER_LENGTH))
         x = request.inputs["x"]
-        if x.dtype != np.float32:
-            raise Refusal(400, "x takes FP32")
+        if request.datatypes["x"] != self.datatype:
+            raise Refusal(400, f"x takes {self.datatype}")
         if not (x.any() or self.takes_zeros):
             raise Refusal(400, "no zeros")
         words = np.empty(len(x), dtype=object)
         words[:] = [f"Wörter {row}".encode() for row in range(len(x))]
         outputs = {"y": x * 2, "word": words}
         wanted = {name: outputs[name] for name in request.outputs or outputs}
-        return encode_response(request, model_name="double", model_version="3", outputs=wanted)
+        return encode_response(
+            request, model_name="double", model_version="3", outputs=wanted, datatypes={"y": self.datatype}
+        )
+
+    def _metadata(self) -> dict[str, Any]:
+        (x,), (y, word) = METADATA["inputs"], METADATA["outputs"]
+        said = {"datatype": self.datatype}
+        return {**METADATA, "inputs": [{**x, **said}], "outputs": [{**y, **said}, word]}
 
     def infers(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.endswith("/infer")]

@@ -77,6 +77,27 @@ def test_missing_values_travel_as_binary_and_not_as_json(far: FarSide, ask: Ask)
     assert len(far.infers()) == 1
 
 
+@pytest.mark.parametrize("rows", [ROWS, ROWS.astype(np.float64), ROWS.astype(int), [[1, 2], [3, 4]]])
+def test_numbers_go_as_bf16_where_the_model_takes_that_and_come_back_as_float32(
+    far: FarSide, ask: Ask, rows: Any
+) -> None:
+    far.datatype = "BF16"
+    answer = ask(far.url, rows)
+    assert answer["y"].dtype == np.float32
+    np.testing.assert_array_equal(answer["y"], ROWS * 2)
+    (seen,) = far.infers()
+    assert seen.body.endswith(bytes.fromhex("803f004040408040"))
+
+
+def test_bf16_is_not_sent_as_json_and_texts_for_it_are_the_servers_to_refuse(far: FarSide, ask: Ask) -> None:
+    far.datatype = "BF16"
+    with pytest.raises(WrongInputs, match="no JSON form"):
+        ask(far.url, ROWS, binary=False)
+    with pytest.raises(MoorageApiError, match="x takes BF16"):
+        ask(far.url, [["a", "b"]])
+    assert len(far.infers()) == 1
+
+
 def test_a_v2_request_goes_as_it_is_and_needs_no_metadata(far: FarSide, ask: Ask) -> None:
     request = {"id": "mine", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
     answer = ask(far.url, request)

@@ -8,9 +8,9 @@ from typing import Any, TypedDict
 import numpy as np
 
 from moorage_common.contracts.host_calls import REQUEST_ID
-from moorage_common.contracts.tensors import DATA_FORMATS, TensorSpec
+from moorage_common.contracts.tensors import DATA_FORMATS, Datatype, TensorSpec
 from moorage_common.errors import MoorageError
-from moorage_runtime.v2 import HEADER_LENGTH, Array, Encoded, decode_response, encode_request
+from moorage_runtime.v2 import DTYPES, HEADER_LENGTH, Array, Encoded, decode_response, encode_request
 from moorage_sdk.answer import Answer
 from moorage_sdk.errors import MoorageApiError
 from moorage_sdk.frames import frame_of
@@ -138,15 +138,26 @@ def _ready_made(request: Mapping[str, Any], options: InferOptions) -> Encoded:
 
 def _encoded(inputs: Any, known: Metadata, options: InferOptions) -> Encoded:
     try:
+        arrays = named_arrays(inputs, known.inputs)
         return encode_request(
-            named_arrays(inputs, known.inputs),
+            arrays,
             id=options.get("id"),
             parameters=options.get("parameters"),
             outputs=options.get("outputs"),
             binary=options.get("binary", True) and not options.get("raw", False),
+            datatypes=_bf16_among(arrays, known),
         )
     except MoorageError as error:
         raise WrongInputs(error.message) from error
+
+
+def _bf16_among(arrays: Mapping[str, Array], known: Metadata) -> dict[str, Datatype]:
+    """The inputs that go as BF16, of which numpy knows nothing. What is no number is the model's to refuse."""
+    return {
+        tensor.name: tensor.datatype
+        for tensor in known.inputs
+        if tensor.datatype == "BF16" and tensor.name in arrays and arrays[tensor.name].dtype == DTYPES["BF16"]
+    }
 
 
 def read_answer(reply: Reply, inputs: Any, known: Metadata, options: InferOptions) -> Any:
