@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import skops.io
 from sklearn.datasets import load_iris
@@ -76,6 +77,15 @@ async def test_a_request_of_too_many_rows_is_refused(inference: Any) -> None:
     with pytest.raises(TooLarge) as caught:
         await _ask(door, X[:101])
     assert caught.value.code == "too_many_rows"
+
+
+async def test_tensors_larger_than_the_hosts_largest_request_are_refused(inference: Any) -> None:
+    door = inference(max_body_bytes=1000)
+    small = {"inputs": [{"name": "input", "datatype": "FP64", "shape": [30, 4], "data": [1] * 120}]}
+    large = {"inputs": [{"name": "input", "datatype": "FP64", "shape": [40, 4], "data": [1] * 160}]}
+    assert (await door.answer("m", 1, orjson.dumps(small), None, time.monotonic() + 20)).rows == 30
+    with pytest.raises(TooLarge, match="more than 1000 bytes decoded"):
+        await door.answer("m", 1, orjson.dumps(large), None, time.monotonic() + 20)
 
 
 def test_the_state_of_an_output_tells_nan_and_constant_apart_from_ok() -> None:

@@ -1,16 +1,22 @@
 """Every datatype through an ONNX graph that gives back what it gets, over the wire's form."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from moorage_common.contracts.desired import ArtifactRef, LoadSpec
-from moorage_common.errors import BadRequest, Unprocessable
+from moorage_common.errors import BadRequest, Unavailable, Unprocessable
 from moorage_runtime import v2
+from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.conform import conform
 from moorage_runtime.formats import onnx as onnx_format
+from moorage_runtime.inference import Inference
+from moorage_runtime.limits import Limits
+from moorage_runtime.versions import Versions
 
 _TYPES = {
     "BOOL": onnx.TensorProto.BOOL,
@@ -88,6 +94,27 @@ def test_a_graph_mixes_bf16_with_other_numbers(tmp_path: Path) -> None:
 def test_a_graph_of_bf16_and_texts_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(Unprocessable, match="cast BF16 to FP32"):
         _loaded(_identity(tmp_path / "m.onnx", "BF16", "BYTES"))
+
+
+async def test_bf16_as_json_is_refused_before_the_model_runs(blobs: Any, tmp_path: Path) -> None:
+    spec, _model = _loaded(_identity(tmp_path / "m.onnx", "BF16", "FP32"))
+    nobody_waits = Limits(max_waiting=0)
+    versions = Versions("demo", ArtifactCache(tmp_path / "cache"), nobody_waits)
+    ref = blobs.put((tmp_path / "m.onnx").read_bytes())
+    assert versions.load(blobs.spec(ref, "onnx", spec.signature)).state == "ready"
+    door = Inference(versions, nobody_waits)
+
+    async def ask(**choice: Any) -> None:
+        inputs = {"x0": _values("BF16"), "x1": _values("FP32")}
+        sent = v2.encode_request(inputs, datatypes={"x0": "BF16"}, **choice)
+        await door.answer("m", 1, sent.body, sent.headers.get(v2.HEADER_LENGTH), time.monotonic() + 20)
+
+    for choice in ({}, {"outputs": ["y0"]}):
+        with pytest.raises(BadRequest, match="'y0' is BF16, which has no JSON form"):
+            await ask(**choice)
+    for choice in ({"binary": True}, {"outputs": ["y1"]}):
+        with pytest.raises(Unavailable):
+            await ask(**choice)
 
 
 def test_fp32_is_refused_where_bf16_is_taken_and_bf16_widens(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ class HostConfig(Contract):
     loads: list[LoadSpec] = Field(default=[], description="Versions to load at start, in the background.")
     warm: list[Format] = Field(default=[], description="Formats whose libraries to import at start, for later loads.")
     devices: list[int] = Field(default=[], description="GPUs given by the scheduler; empty: those that Ray gave.")
-    max_body_bytes: int = Field(default=64 * 1024 * 1024, description="Largest request, unpacked.")
+    max_body_bytes: int = Field(
+        default=64 * 1024 * 1024, description="Largest request, unpacked, and most that its tensors take."
+    )
     max_concurrent: int = Field(
         default=1024, description="Requests the host answers at a time, all versions; then 503."
     )
@@ -33,6 +35,7 @@ class HostConfig(Contract):
     def limits(self) -> Limits:
         """What the host takes before it refuses."""
         return Limits(
+            max_body_bytes=self.max_body_bytes,
             max_concurrent=self.max_concurrent,
             max_waiting=self.max_waiting,
             max_queue_age_s=self.max_queue_age_ms / 1000,

@@ -10,7 +10,8 @@ import numpy as np
 from moorage_common.errors import DeadlineExceeded, Internal, TooLarge, Unavailable
 from moorage_runtime.conform import chosen_outputs, conform
 from moorage_runtime.limits import Limits
-from moorage_runtime.v2 import Array, Encoded, InferRequest, decode_request, encode_response
+from moorage_runtime.predicting import Predicted
+from moorage_runtime.v2 import Array, Encoded, InferRequest, check_forms, decode_request, encode_response
 from moorage_runtime.versions import Served, Versions
 
 OutputState = Literal["ok", "nan", "constant"]
@@ -71,10 +72,11 @@ class Inference:
             self._concurrent -= 1
 
     async def _answer(self, served: Served, body: bytes, header_length: str | None, deadline: float) -> Answer:
+        limit = self._limits.max_body_bytes
         request = (
-            decode_request(body, header_length)
+            decode_request(body, header_length, limit_bytes=limit)
             if len(body) <= _inline_bytes(served, header_length)
-            else await asyncio.to_thread(decode_request, body, header_length)
+            else await asyncio.to_thread(decode_request, body, header_length, limit_bytes=limit)
         )
         inputs, rows = conform(served.signature, request.inputs, request.datatypes)
         if rows > self._limits.max_rows:
@@ -83,15 +85,16 @@ class Inference:
                 code="too_many_rows",
             )
         wanted = chosen_outputs(served.signature, request.outputs)
+        check_forms(request, wanted, served.given)
         predicted = await served.batcher.predict(inputs, rows=rows, wanted=wanted, deadline=deadline)
         outputs = predicted.outputs
         state = output_state(inputs, outputs, rows, finite=predicted.finite)
         encoded, refusal = None, None
         try:
             encoded = (
-                _encode(request, served, outputs)
+                _encode(request, served, predicted)
                 if _encodes_inline(request, outputs)
-                else await asyncio.to_thread(_encode, request, served, outputs)
+                else await asyncio.to_thread(_encode, request, served, predicted)
             )
         except Internal as error:
             refusal = error
@@ -113,14 +116,15 @@ def _encodes_inline(request: InferRequest, outputs: Mapping[str, Array]) -> bool
     return raw and size <= INLINE_RAW_BYTES
 
 
-def _encode(request: InferRequest, served: Served, outputs: Mapping[str, Array]) -> Encoded:
+def _encode(request: InferRequest, served: Served, predicted: Predicted) -> Encoded:
     spec = served.spec
     return encode_response(
         request,
         model_name=spec.model,
         model_version=str(spec.version),
-        outputs=outputs,
-        datatypes={output.name: output.datatype for output in served.signature.outputs},
+        outputs=predicted.outputs,
+        datatypes=served.given,
+        finite=predicted.finite,
     )
 
 

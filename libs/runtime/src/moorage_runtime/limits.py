@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from moorage_runtime.v2.datatypes import REQUEST_LIMIT_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`HostConfig` has the same with descriptions. `max_batch_bytes` bounds what is copied together, not a request."""
+    """`HostConfig` has the same with descriptions. `max_batch_bytes` bounds what is copied together, not a request;
+    `max_body_bytes` bounds a request and, apart from it, the tensors decoded from it."""
 
+    max_body_bytes: int = REQUEST_LIMIT_BYTES
     max_concurrent: int = 1024
     max_waiting: int = 512
     max_queue_age_s: float = 10.0

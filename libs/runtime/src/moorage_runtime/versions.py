@@ -24,12 +24,18 @@ DRAIN_S = 30.0
 
 
 class Served:
-    """A version that answers. `plain`: its inputs are numbers that raw bytes hold as numpy does."""
+    """A version that answers.
+
+    Attributes:
+        plain: its inputs are numbers that raw bytes hold as numpy does.
+        given: the datatypes of its outputs, by name.
+    """
 
     def __init__(self, spec: LoadSpec, batcher: Batcher) -> None:
         self.spec = spec
         self.batcher = batcher
         self.plain = not {t.datatype for t in spec.signature.inputs} & {"BYTES", "BF16"}
+        self.given = {t.name: t.datatype for t in spec.signature.outputs}
 
     @property
     def signature(self) -> Signature:

@@ -4,6 +4,7 @@ In memory a tensor is a little-endian numpy array; BYTES is an object array of `
 """
 
 from moorage_runtime.v2.codec import (
+    check_forms,
     decode_json_tensors,
     decode_request,
     decode_response,
@@ -22,6 +23,7 @@ __all__ = [
     "InferRequest",
     "InferResponse",
     "canonical",
+    "check_forms",
     "datatype_of",
     "decode_json_tensors",
     "decode_request",

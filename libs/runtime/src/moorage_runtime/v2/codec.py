@@ -4,7 +4,7 @@ Decoding holds a promise, docs/decisions/0010: with a body of at most `limit_byt
 `limit_bytes` too, or are refused before they are allocated, and what else decoding takes is a few MB.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from moorage_common.contracts.tensors import Datatype
 from moorage_common.errors import BadRequest
 from moorage_runtime.v2.datatypes import MAX_NAME_BYTES, REQUEST_LIMIT_BYTES, RESPONSE_LIMIT_BYTES, Array
 from moorage_runtime.v2.envelope import Output, parse_request, parse_response, split
+from moorage_runtime.v2.json import no_json
 from moorage_runtime.v2.messages import Decoded, Encoded, InferRequest, InferResponse, encode
 from moorage_runtime.v2.scan import refuse_deep
 
@@ -57,6 +58,17 @@ def _wanted(outputs: list[Output]) -> tuple[tuple[str, ...], dict[str, bool]]:
     return names, {name: choice for name, choice in said.items() if choice is not None}
 
 
+def check_forms(request: InferRequest, outputs: Iterable[str], datatypes: Mapping[str, Datatype]) -> None:
+    """Whether `outputs`, which are `datatypes`, have the form that the request asks for, before they are computed.
+
+    Raises:
+        BadRequest: BF16 as JSON.
+    """
+    for name in outputs:
+        if datatypes.get(name) == "BF16" and not request.wants_binary(name):
+            raise no_json(name)
+
+
 def encode_response(
     request: InferRequest,
     *,
@@ -64,11 +76,13 @@ def encode_response(
     model_version: str,
     outputs: Mapping[str, Array],
     datatypes: Mapping[str, Datatype] = _NONE_DECLARED,
+    finite: bool = False,
 ) -> Encoded:
     """Encode the answer to `request`, its `id` echoed; binary where the request asked for it.
 
     Args:
         datatypes: what the signature says the outputs are; numpy's type says it where this does not, but never BF16.
+        finite: the floats among `outputs` are known to be finite, so that it is not looked at again.
 
     Raises:
         BadRequest: an output is BF16 and not asked for as binary.
@@ -77,7 +91,7 @@ def encode_response(
     document: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
     if request.id is not None:
         document["id"] = request.id
-    return encode(document, "outputs", outputs, binary=request.wants_binary, datatypes=datatypes)
+    return encode(document, "outputs", outputs, binary=request.wants_binary, datatypes=datatypes, finite=finite)
 
 
 def encode_request(

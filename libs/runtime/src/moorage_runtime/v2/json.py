@@ -28,8 +28,16 @@ def from_json(promise: Promise, raw: Any, budget: Budget) -> Array:
     return numbers(promise, raw, budget)
 
 
-def to_json(name: str, array: Array, datatype: str) -> Any:
+def no_json(name: str) -> BadRequest:
+    """The refusal of a BF16 tensor that was asked for as JSON."""
+    return BadRequest(f"tensor '{name}' is BF16, which has no JSON form; ask for it with binary_data: true")
+
+
+def to_json(name: str, array: Array, datatype: str, *, finite: bool = False) -> Any:
     """`array` as flat JSON data: a contiguous numpy array that orjson writes itself, or a list.
+
+    Args:
+        finite: it is known to hold no NaN or Inf.
 
     Raises:
         BadRequest: BF16, which has no JSON form.
@@ -44,14 +52,14 @@ def to_json(name: str, array: Array, datatype: str) -> Any:
                 f"tensor '{name}' holds bytes that are not UTF-8; ask for it with binary_data: true", code="not_utf8"
             ) from None
     if datatype == "BF16":
-        raise BadRequest(f"tensor '{name}' is BF16, which has no JSON form; ask for it with binary_data: true")
+        raise no_json(name)
     if array.size <= _FEW:
         values = array.ravel().tolist()
         # A sum is finite only if all are; one that is not may have overflowed.
-        if kind != "f" or (math.isfinite(sum(values)) or bool(np.isfinite(array).all())):
+        if finite or kind != "f" or (math.isfinite(sum(values)) or bool(np.isfinite(array).all())):
             return values if array.dtype.char not in "ef" else _numpy(array)
         raise _not_finite(name)
-    if kind == "f" and not np.isfinite(array).all():
+    if kind == "f" and not finite and not np.isfinite(array).all():
         raise _not_finite(name)
     return _numpy(array)
 

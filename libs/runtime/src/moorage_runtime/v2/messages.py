@@ -127,28 +127,30 @@ def encode(
     *,
     binary: Callable[[str], bool],
     datatypes: Mapping[str, Datatype],
+    finite: bool = False,
 ) -> Encoded:
     """`document` with `arrays` under `key`: those that `binary` says as raw bytes behind the JSON.
 
     Args:
         datatypes: what the arrays are on the wire; by numpy's type where it says nothing.
+        finite: the floats are known to be finite as they are given.
     """
     tensors: list[dict[str, Any]] = []
     blobs: list[Any] = []
     for name, given in arrays.items():
         datatype = datatypes.get(name)
-        array = given
+        array, is_finite = given, finite
         if datatype is None:
             datatype = datatype_of(array)
         elif array.dtype != DTYPES[datatype]:
-            array = _declared(name, array, datatype)
+            array, is_finite = _declared(name, array, datatype), False  # a narrower float may overflow
         tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": array.shape}
         if binary(name):
             blob = to_raw(array, datatype)
             tensor["parameters"] = {"binary_data_size": len(blob) if isinstance(blob, bytes) else blob.nbytes}
             blobs.append(blob)
         else:
-            tensor["data"] = to_json(name, array, datatype)
+            tensor["data"] = to_json(name, array, datatype, finite=is_finite)
         tensors.append(tensor)
     document[key] = tensors
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
