@@ -39,7 +39,7 @@ e2e: setup ## Start the whole platform, use it, kill parts of it (about 6 minute
 	$(BIN)/pytest tests/e2e
 
 conformance: setup ## Have every V2 client ask the whole platform; writes docs/conformance.md (about 3 minutes)
-	$(BIN)/pytest tests/conformance
+	MOORAGE_WRITE_DOCS=1 $(BIN)/pytest tests/conformance
 
 check: setup ## Lint, types and import rules
 	$(BIN)/ruff check .

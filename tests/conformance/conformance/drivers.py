@@ -34,7 +34,7 @@ class Client:
         not_as_json: datatypes that it cannot put into JSON.
         never: datatypes that it does not know.
         finite: it cannot show NaN or infinities.
-        through_doubles: it turns whole numbers and booleans into floats.
+        through_doubles: it turns whole numbers and booleans into floats; whole ones beyond 2^53 are lost to it.
         tells_version: whether it shows the answer's model_version.
     """
 
@@ -67,11 +67,6 @@ class Client:
     def inputs(self, cell: Cell) -> dict[str, Tensor]:
         found = cell.inputs(all_finite=self.finite)
         return {name: _through_doubles(one) for name, one in found.items()} if self.through_doubles else found
-
-    def may_be_refused(self, cell: Cell) -> bool:
-        """A boolean or whole number that the client wrote as a float is its own mistake, if the server says so."""
-        written_as_float = cell.datatype == "BOOL" or cell.datatype[0] in "IU"
-        return cell.may_be_refused or (self.through_doubles and written_as_float)
 
 
 CLIENTS_TRIED = (
@@ -165,7 +160,7 @@ def judge(client: Client, cell: Cell, result: dict[str, Any], ledger: Ledger) ->
     """Hold one result to what was sent."""
     if "error" in result:
         told = str(result["error"])
-        is_refused = client.may_be_refused(cell) and cell.datatype in told
+        is_refused = cell.may_be_refused and cell.datatype in told
         return ledger.note_cell(client.name, cell, "refused" if is_refused else "red", told)
     try:
         wanted = {"model_name": identity_of(cell.datatype), "id": _id(cell)}
