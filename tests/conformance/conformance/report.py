@@ -31,8 +31,8 @@ MATRIX = """
 ## Datatypes
 
 {{{datatypes} datatypes}} x {{JSON, binary in}} x {{JSON, binary, mixed out}} x {{version, none}} x
-{{plain, gzip, deflate}} are {least} cells: plain HTTP got {green} green, {refused} refused and {red} red. Inputs of both
-forms in one body are {more} more.
+{{plain, gzip, deflate}} are {least} cells: plain HTTP got {green} green, {refused} refused and {red} red. Inputs of
+both forms in one body are {more} more.
 
 Columns say how inputs went in and outputs came out; *mixed* is one tensor as raw bytes and one as JSON in one body. A
 number counts all clients, the versioned and the unversioned path, and plain, gzip and deflate bodies, as far as a
