@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import sys
 from pathlib import Path
 
@@ -145,6 +146,41 @@ async def test_long_bodies_come_part_by_part_and_a_handler_that_takes_none_stops
         await pushing
         assert (await peer.answer()).status == 200
         assert taken == size
+
+
+async def test_a_long_body_of_known_length_is_read_into_one_buffer_and_what_follows_it_is_another_request() -> None:
+    async def reads(exchange: Exchange) -> None:
+        body = await exchange.read_whole()
+        exchange.respond(200, b"", hashlib.sha256(body).hexdigest().encode())
+
+    async with running(reads) as server:
+        peer = await server.connect()
+        bodies = [bytes([n]) * (KEPT * 4 + n) for n in range(1, 4)]
+        peer.send(b"".join(post(body) + post(b"short") for body in bodies))
+        for body in bodies:
+            assert (await peer.answer()).body.decode() == hashlib.sha256(body).hexdigest()
+            assert (await peer.answer()).body.decode() == hashlib.sha256(b"short").hexdigest()
+
+
+async def test_a_caller_that_leaves_or_stalls_within_a_body_read_whole_ends_it() -> None:
+    ended: list[str] = []
+
+    async def reads(exchange: Exchange) -> None:
+        try:
+            await exchange.read_whole()
+        except (ClientGone, asyncio.CancelledError) as error:
+            ended.append(type(error).__name__)
+            raise
+
+    async with running(reads, body_s=0.2) as server:
+        for stays in (False, True):
+            peer = await server.connect()
+            peer.send(post(b"", "/", Content_Length=str(10 * KEPT)) + bytes(KEPT))
+            await until(lambda: any(c.exchange for c in server.server.connections), "the handler")
+            if not stays:
+                peer.writer.transport.abort()
+            await until(lambda: len(ended) == 1 + stays, "its end")  # noqa: B023 - awaited here
+            await until(lambda: not any(c.exchange for c in server.server.connections), "the connection's")
 
 
 async def test_a_chunked_body_is_whole_when_small_and_in_parts_when_long() -> None:

@@ -20,6 +20,8 @@ from moorage_runtime.pacing import INLINE_S, SURPRISE_S, Pace, most_rows, place
 from moorage_runtime.predicting import Ask, Predicted, Run, run
 from moorage_runtime.v2 import Array
 
+JOINED_BYTES = 512 * 1024
+"""A larger request runs alone on a processor, where copying it costs more than a call of its own; a GPU gains by it."""
 _MIN_TIMER_S = 0.001
 _MAX_TIMER_S = 3600.0
 
@@ -59,6 +61,7 @@ class Batcher:
         self._batchable = batchable
         self._max_batch = max_batch
         self._limits = limits
+        self._most_joined = JOINED_BYTES if inline_s else limits.max_batch_bytes
         self._turn = turn or Turn()
         self._inline_s = inline_s
         self._pace = Pace()
@@ -158,7 +161,7 @@ class Batcher:
             return []
         first = queue.popleft()
         batch, rows, size, key = [first], first.rows, first.size_bytes, first.key
-        if not self._batchable or not queue:
+        if not self._batchable or not queue or size > self._most_joined:
             return batch
         most = most_rows(self._pace, max_batch=self._max_batch, slack_s=first.deadline - now)
         passed: list[Ask] = []

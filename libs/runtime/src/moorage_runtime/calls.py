@@ -85,7 +85,7 @@ class Calls:
         self._inference = inference
         self._max_body_bytes = max_body_bytes
 
-    async def answer(self, asked: Asked, body: bytes, deadline: float) -> Reply:
+    async def answer(self, asked: Asked, body: bytes | bytearray, deadline: float) -> Reply:
         """The answer within `deadline` (on `time.monotonic`). Cancelled, it leaves nothing behind."""
         try:
             if asked.packing is not None:

@@ -49,7 +49,9 @@ class Inference:
         self._limits = limits or Limits()
         self._concurrent = 0
 
-    async def answer(self, model: str, version: int, body: bytes, header_length: str | None, deadline: float) -> Answer:
+    async def answer(
+        self, model: str, version: int, body: bytes | bytearray, header_length: str | None, deadline: float
+    ) -> Answer:
         """Answer one V2 request within `deadline` (on `time.monotonic`). Cancelled, it leaves nothing behind.
 
         Raises:
@@ -71,7 +73,9 @@ class Inference:
         finally:
             self._concurrent -= 1
 
-    async def _answer(self, served: Served, body: bytes, header_length: str | None, deadline: float) -> Answer:
+    async def _answer(
+        self, served: Served, body: bytes | bytearray, header_length: str | None, deadline: float
+    ) -> Answer:
         limit = self._limits.max_body_bytes
         request = (
             decode_request(body, header_length, limit_bytes=limit)

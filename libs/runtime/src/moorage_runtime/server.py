@@ -72,15 +72,15 @@ class HostApp:
 
     async def _infer(self, asked: Asked, headers: dict[bytes, bytes], exchange: Exchange) -> Reply:
         deadline = deadline_in(_deadline_ms(headers))
-        body = exchange.body
-        if body is None:
-            body = await self._long_body(exchange)
+        body = exchange.body if exchange.body is not None else await self._long_body(exchange)
         return await self._calls.answer(asked, body, deadline)
 
-    async def _long_body(self, exchange: Exchange) -> bytes:
+    async def _long_body(self, exchange: Exchange) -> bytes | bytearray:
         said = exchange.head.content_length
-        if said is not None and said > self._max_body_bytes:
-            raise self._too_large()
+        if said is not None:
+            if said > self._max_body_bytes:
+                raise self._too_large()
+            return await exchange.read_whole()
         parts, size = [], 0
         while (part := await exchange.next_part()) is not None:
             parts.append(part)

@@ -9,6 +9,7 @@ import httptools
 
 from moorage_common.http1.exchange import ClientGone, Exchange
 from moorage_common.http1.head import Fields, Head, read_head, status_line
+from moorage_common.http1.receiving import BodyReceiver
 from moorage_common.http1.refusals import (
     BAD_HTTP,
     TINY_CHUNKS,
@@ -37,8 +38,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_close_after", "_complete_heads", "_fields", "_fields_bytes", "_head_bytes", "_idle", "_known", "_known_head",
-        "_known_total", "_last", "_lingers", "_parser", "_paused", "_queue", "_raw_bytes", "_reading", "_refusal",
-        "_sending", "_server", "_since", "_target", "_task", "_transport", "_upgrading", "_writable", "exchange",
+        "_known_total", "_last", "_lingers", "_parser", "_paused", "_queue", "_raw_bytes", "_reading", "_receiver",
+        "_refusal", "_sending", "_server", "_since", "_target", "_task", "_transport", "_upgrading", "_writable",
+        "exchange",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
@@ -48,6 +50,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._queue: deque[Exchange] | None = None
         self._reading: Exchange | None = None
+        self._receiver: BodyReceiver | None = None
         self.exchange: Exchange | None = None
         self._since = time.monotonic()
         self._idle = self._sending = True
@@ -268,6 +271,40 @@ class Connection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
         self._flow()
 
+    async def receive(self, exchange: Exchange, length: int) -> bytearray:
+        """The body of the exchange that is being answered, in one buffer. Raises ClientGone."""
+        transport = self._transport
+        if transport is None or exchange is not self.exchange or exchange is not self._reading:
+            raise ClientGone
+        self.want_more(exchange)
+        buffer, received = bytearray(length), exchange.take_received()
+        buffer[: len(received)] = received
+        full = self._server.loop.create_future()
+
+        def go_on() -> None:
+            self._follow(self)
+            self._reading = self._receiver = None
+            self._parser = httptools.HttpRequestParser(self)
+            exchange.complete = True
+            if not full.done():
+                full.set_result(None)
+
+        self._receiver = BodyReceiver(self, buffer, len(received), go_on)
+        self._follow(self._receiver)
+        exchange.wait_with(full)
+        await full
+        if not exchange.complete:
+            raise ClientGone
+        return buffer
+
+    def _follow(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let `protocol` have what is read from here on."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+            self._transport.set_protocol(protocol)
+            self._transport.resume_reading()
+            self._paused = False
+
     def send_whole(self, exchange: Exchange, status: int, fields: bytes, body: bytes) -> None:
         transport = self._transport
         if transport is None or exchange is not self.exchange:
@@ -393,7 +430,11 @@ class Connection(asyncio.Protocol):
 
     def check_time(self, now: float) -> None:
         """End what waits too long; called twice a second."""
-        limits, waited, reading = self._server.limits, now - self._since, self._reading
+        limits, reading = self._server.limits, self._reading
+        if self._receiver is not None and self._receiver.progress:
+            self._receiver.progress = False
+            self._since = now
+        waited = now - self._since
         if self._lingers:
             if waited > limits.linger_s:
                 self.abort()

@@ -76,6 +76,25 @@ class Exchange:
             self._connection.want_more(self)
             self._arrived = asyncio.get_running_loop().create_future()
             await self._arrived
+        return self.take_received()
+
+    async def read_whole(self) -> bytes | bytearray:
+        """The whole body; one of known length takes that much at once. Raises ClientGone."""
+        if self.body is not None:
+            return self.body
+        if self.head.content_length is not None and not self.complete:
+            return await self._connection.receive(self, self.head.content_length)
+        parts = []
+        while (part := await self.next_part()) is not None:
+            parts.append(part)
+        return b"".join(parts)
+
+    def wait_with(self, arrived: "asyncio.Future[None]") -> None:
+        """Let `arrived` be set when the body is lost."""
+        self._arrived = arrived
+
+    def take_received(self) -> bytes:
+        """What came in and was not taken."""
         parts, self._parts, self.waiting_bytes = self._parts, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

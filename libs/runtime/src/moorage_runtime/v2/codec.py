@@ -22,7 +22,7 @@ _NONE_DECLARED: dict[str, Datatype] = {}
 
 
 def decode_request(
-    body: bytes, header_length: str | None = None, *, limit_bytes: int = REQUEST_LIMIT_BYTES
+    body: bytes | bytearray, header_length: str | None = None, *, limit_bytes: int = REQUEST_LIMIT_BYTES
 ) -> InferRequest:
     """Decode an inference request.
 

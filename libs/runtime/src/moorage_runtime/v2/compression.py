@@ -21,7 +21,7 @@ def is_packed(encoding: str) -> bool:
     return name in _WBITS
 
 
-def unpack(body: bytes, encoding: str, *, limit_bytes: int) -> bytes:
+def unpack(body: bytes | bytearray, encoding: str, *, limit_bytes: int) -> bytes | bytearray:
     """The body without its compression, never more than `limit_bytes` and one in memory.
 
     Raises:

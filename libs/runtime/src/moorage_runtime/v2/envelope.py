@@ -115,7 +115,7 @@ _parameters = _Parser(Parameters)
 _T = TypeVar("_T")
 
 
-def split(body: bytes, header_length: str | None, limit_bytes: int) -> tuple[int, memoryview]:
+def split(body: bytes | bytearray, header_length: str | None, limit_bytes: int) -> tuple[int, memoryview]:
     """Where the JSON at the start of `body` ends, and the binary part after it.
 
     Args:
@@ -136,7 +136,7 @@ def split(body: bytes, header_length: str | None, limit_bytes: int) -> tuple[int
     return end, memoryview(body)[end:]
 
 
-def parse_request(body: bytes, end: int) -> Request:
+def parse_request(body: bytes | bytearray, end: int) -> Request:
     """The request in `body` up to `end`.
 
     Raises:
@@ -156,7 +156,7 @@ def parse_request(body: bytes, end: int) -> Request:
     )
 
 
-def parse_response(body: bytes, end: int) -> Response:
+def parse_response(body: bytes | bytearray, end: int) -> Response:
     """The response in `body` up to `end`.
 
     Raises:
@@ -176,7 +176,7 @@ def parse_response(body: bytes, end: int) -> Response:
     )
 
 
-def _large(parser: "msgspec.json.Decoder[Any]", body: bytes, end: int) -> Any:
+def _large(parser: "msgspec.json.Decoder[Any]", body: bytes | bytearray, end: int) -> Any:
     view = memoryview(body)[:end]
     if end > _LARGE_BYTES and b"\\" in body:
         refuse_unusual(view)  # the parser copies names of fields that hold escapes, however long they are

@@ -52,7 +52,7 @@ def string_end(view: memoryview, start: int) -> int:
     return len(view)
 
 
-def refuse_deep(body: bytes, end: int, known: int) -> None:
+def refuse_deep(body: bytes | bytearray, end: int, known: int) -> None:
     """Refuse JSON, `body` up to `end`, that nests deeper than MAX_DEPTH.
 
     Args:
