@@ -15,8 +15,6 @@ from moorage_router.upstream import CONNECT_TIMEOUT_S, AnswerLost, ConnectFailed
 
 _HELLO = f"GET {host_frames.PATH} HTTP/1.1\r\nconnection: upgrade\r\nupgrade: {host_frames.PROTOCOL}\r\n".encode()
 _ACCEPTED = b"HTTP/1.1 101 "
-_FLUSH_CALLS = 8
-"""Calls that go out without waiting for the turn's end, so that a host begins while the router still reads."""
 
 
 class NotSpoken(Exception):
@@ -148,8 +146,6 @@ class _Wire(asyncio.Protocol):
         if not out:
             self._loop.call_soon(self._flush)
         out.append(frame)
-        if len(out) >= _FLUSH_CALLS:
-            self._flush()
 
     def _flush(self) -> None:
         out, self._out = self._out, []
