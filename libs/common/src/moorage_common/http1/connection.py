@@ -3,21 +3,12 @@
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
-
-import httptools
+from typing import TYPE_CHECKING, cast
 
 from moorage_common.http1.exchange import ClientGone, Exchange
-from moorage_common.http1.head import Fields, Head, read_head, status_line
-from moorage_common.http1.refusals import (
-    BAD_HTTP,
-    TINY_CHUNKS,
-    TOO_MANY,
-    TOO_SLOW,
-    Refusal,
-    head_too_long,
-    target_too_long,
-)
+from moorage_common.http1.head import Head, status_line
+from moorage_common.http1.incoming import Incoming
+from moorage_common.http1.refusals import TOO_MANY, TOO_SLOW, Refusal
 
 if TYPE_CHECKING:
     from moorage_common.http1.server import Server
@@ -26,8 +17,6 @@ _CLOSE = b"connection: close\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINED_BYTES = 64 * 1024
 """Up to here joining head and body costs less than another segment does."""
-_TINY_FACTOR = 16
-_TINY_SLACK = 64 * 1024
 _NO_HEAD = b"\0"
 """No request begins with it."""
 
@@ -36,30 +25,24 @@ class Connection(asyncio.Protocol):
     """Made by a Server for each connection. `exchange` is the one that is being answered."""
 
     __slots__ = (
-        "_close_after", "_complete_heads", "_fields", "_fields_bytes", "_head_bytes", "_idle", "_known", "_known_head",
-        "_known_total", "_last", "_lingers", "_parser", "_paused", "_queue", "_raw_bytes", "_reading", "_refusal",
-        "_sending", "_server", "_since", "_target", "_task", "_transport", "_upgrading", "_writable", "exchange",
+        "_close_after", "_idle", "_incoming", "_known", "_known_head", "_known_total", "_lingers", "_paused", "_queue",
+        "_sending", "_server", "_since", "_task", "_transport", "_writable", "exchange", "limits",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
         self._server = server
-        self._parser: Any = httptools.HttpRequestParser(self)
+        self.limits = server.limits
+        self._incoming = Incoming(self)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._queue: deque[Exchange] | None = None
-        self._reading: Exchange | None = None
         self.exchange: Exchange | None = None
         self._since = time.monotonic()
         self._idle = self._sending = True
-        self._lingers = self._paused = self._close_after = self._upgrading = False
-        self._target = b""
-        self._fields: Fields = []
-        self._fields_bytes = self._head_bytes = self._raw_bytes = self._complete_heads = 0
-        self._last: Head | None = None
+        self._lingers = self._paused = self._close_after = False
         self._known: Head | None = None
         self._known_head = _NO_HEAD
         self._known_total = 0
-        self._refusal: Refusal | None = None
         self._writable: asyncio.Future[None] | None = None
 
     # -- asyncio
@@ -68,16 +51,14 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         server = self._server
         server.connections.add(self)
-        if len(server.connections) > server.limits.connections:
+        if len(server.connections) > self.limits.connections:
             self._refuse(TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._parser = None
         self._queue = None
         self._server.lost(self)
-        if self._reading is not None:
-            self._reading.lose()
+        self._incoming.close()
         if self._task is not None:
             self._task.cancel()
         self.resume_writing()
@@ -101,62 +82,32 @@ class Connection(asyncio.Protocol):
             return
         self._idle = False
         self._since = time.monotonic()
-        self._head_bytes = self._complete_heads = 0
-        self._last = None
+        incoming = self._incoming
+        incoming.head_bytes = incoming.complete = 0
+        incoming.last = None
         self._feed(data)
-        if self._complete_heads == 1 and self._last is not None and self._refusal is None:
-            self._remember(self._last, data)
+        if incoming.complete == 1 and incoming.last is not None and incoming.refusal is None:
+            self._remember(incoming.last, data)
 
     def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade()
-            rest = data[upgrade.args[0] :]
-            if rest and self._refusal is None:
-                self._feed(rest)
-                return
-        except httptools.HttpParserError:
-            self._refusal = self._refusal or BAD_HTTP
-        self._check(len(data))
-
-    def _decline_upgrade(self) -> None:
-        """Another protocol was offered and is not taken, so the request goes on as what it is.
-
-        The parser stops at its body, if it has one: another is told of the framing and reads on.
-        """
-        self._upgrading = False
-        self._parser = httptools.HttpRequestParser(self)
-        if self._reading is not None:
-            length = self._reading.head.content_length
-            framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
-
-    def _check(self, size: int) -> None:
-        """Hold what came against the limits."""
-        limits, reading = self._server.limits, self._reading
+        incoming = self._incoming
+        incoming.feed(data)
+        reading = incoming.reading
         if reading is not None:
             self._since = time.monotonic()
-            self._raw_bytes += size
-            if self._raw_bytes > _TINY_FACTOR * reading.received + limits.kept_body + _TINY_SLACK:
-                self._refusal = self._refusal or TINY_CHUNKS
-        elif self.exchange is None:
-            self._head_bytes += size
-            if self._head_bytes > limits.head:
-                self._refusal = self._refusal or head_too_long(limits.head)
-        if self._refusal is not None:
+        if incoming.refusal is not None:
             if self.exchange is None:
-                self._refuse(self._refusal)
+                self._refuse(incoming.refusal)
             elif reading is not None and reading is self.exchange:
                 reading.lose()
         self._flow()
 
     def _flow(self) -> None:
         """Read on or not: a caller that sends faster than it is served waits."""
-        reading, transport = self._reading, self._transport
+        reading, transport = self._incoming.reading, self._transport
         if transport is None:
             return
-        ahead = reading is not None and reading.streamed and reading.waiting_bytes > self._server.limits.read_ahead
+        ahead = reading is not None and reading.streamed and reading.waiting_bytes > self.limits.read_ahead
         pause = not self._lingers and (bool(self._queue) or ahead)
         if pause != self._paused:
             self._paused = pause
@@ -178,73 +129,9 @@ class Connection(asyncio.Protocol):
         if data.find(b"\r\n\r\n") == at - 4:
             self._known, self._known_head, self._known_total = head, data[:at], len(data)
 
-    # -- httptools
-
-    def on_message_begin(self) -> None:
-        self._target = b""
-        self._fields = []
-        self._fields_bytes = 0
-
-    def on_url(self, part: bytes) -> None:
-        self._target += part
-        most = self._server.limits.target
-        if len(self._target) > most and self._refusal is None:
-            self._refusal = target_too_long(most)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reading is not None:
-            return  # a trailer: nobody asked for it
-        self._fields.append((name.lower(), value))
-        self._fields_bytes += len(name) + len(value) + 4
-        limits = self._server.limits
-        if (self._fields_bytes > limits.head or len(self._fields) > limits.fields) and self._refusal is None:
-            self._refusal = head_too_long(limits.head)
-
-    def on_headers_complete(self) -> None:
-        if self._refusal is not None or self._reading is not None:
-            return
-        parser = self._parser
-        self._upgrading = parser.should_upgrade()
-        head = read_head(
-            parser.get_method(), self._target, self._fields, parser.get_http_version(),
-            keep_alive=parser.should_keep_alive(),
-        )  # fmt: skip
-        if isinstance(head, Refusal):
-            self._refusal = head
-            return
-        self._last = head
-        self._head_bytes = self._raw_bytes = 0
-        exchange = self._reading = Exchange(self, head)
-        if head.content_length is not None and head.content_length > self._server.limits.kept_body:
-            exchange.streamed = True
-            self._hand_over(exchange)
-        elif head.expects_continue and self.exchange is None and self._transport is not None:
-            exchange.continued = True
-            self._transport.write(_CONTINUE)
-
-    def on_body(self, part: bytes) -> None:
-        exchange = self._reading
-        if exchange is None or self._refusal is not None:
-            return
-        exchange.feed(part)
-        if not exchange.streamed and exchange.received > self._server.limits.kept_body:
-            exchange.streamed = True
-            self._hand_over(exchange)
-
-    def on_message_complete(self) -> None:
-        if self._upgrading:
-            return
-        exchange, self._reading = self._reading, None
-        self._complete_heads += 1
-        if exchange is None or self._refusal is not None:
-            return
-        exchange.finish()
-        if not exchange.streamed:
-            self._hand_over(exchange)
-
     # -- from request to answer
 
-    def _hand_over(self, exchange: Exchange) -> None:
+    def hand_over(self, exchange: Exchange) -> None:
         """Start its handler, or let it wait its turn."""
         if self.exchange is None:
             self._start(exchange)
@@ -252,6 +139,12 @@ class Connection(asyncio.Protocol):
             self._queue = deque([exchange])
         else:
             self._queue.append(exchange)
+
+    def expected(self, exchange: Exchange) -> None:
+        """Its caller waits for leave to send a body that is kept."""
+        if self.exchange is None and self._transport is not None:
+            exchange.continued = True
+            self._transport.write(_CONTINUE)
 
     def _start(self, exchange: Exchange) -> None:
         self.exchange = exchange
@@ -324,11 +217,11 @@ class Connection(asyncio.Protocol):
         elif self._queue:
             self._start(self._queue.popleft())
             self._flow()
-        elif self._refusal is not None:
-            self._refuse(self._refusal)
+        elif self._incoming.refusal is not None:
+            self._refuse(self._incoming.refusal)
         else:
             self._since = time.monotonic()
-            self._idle = self._reading is None and not self._head_bytes
+            self._idle = self._incoming.reading is None and not self._incoming.head_bytes
             if self._paused:
                 self._flow()
 
@@ -381,7 +274,7 @@ class Connection(asyncio.Protocol):
 
     def check_time(self, now: float) -> None:
         """End what waits too long; called twice a second."""
-        limits, waited, reading = self._server.limits, now - self._since, self._reading
+        limits, waited, reading = self.limits, now - self._since, self._incoming.reading
         if self._lingers:
             if waited > limits.linger_s:
                 self.abort()

@@ -1,0 +1,151 @@
+"""What comes in on one connection: from bytes to exchanges."""
+
+from typing import TYPE_CHECKING, Any
+
+import httptools
+
+from moorage_common.http1.exchange import Exchange
+from moorage_common.http1.head import Fields, Head, read_head
+from moorage_common.http1.refusals import BAD_HTTP, TINY_CHUNKS, Refusal, head_too_long, target_too_long
+
+if TYPE_CHECKING:
+    from moorage_common.http1.connection import Connection
+
+_TINY_FACTOR = 16
+_TINY_SLACK = 64 * 1024
+
+
+class Incoming:
+    """Parses for one connection, and hands over to it what is whole or long.
+
+    Attributes:
+        reading: the exchange whose body comes in.
+        refusal: why nothing that comes is taken any more.
+        last: the last head that was read whole.
+        complete: requests that came whole; `last` and it are reset by the connection.
+    """
+
+    __slots__ = (
+        "_connection", "_fields", "_fields_bytes", "_limits", "_parser", "_raw_bytes", "_target", "_upgrading",
+        "complete", "head_bytes", "last", "reading", "refusal",
+    )  # fmt: skip
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self._limits = connection.limits
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._fields: Fields = []
+        self._fields_bytes = self._raw_bytes = 0
+        self._upgrading = False
+        self.head_bytes = self.complete = 0
+        self.last: Head | None = None
+        self.reading: Exchange | None = None
+        self.refusal: Refusal | None = None
+
+    def close(self) -> None:
+        """The connection is no more."""
+        self._parser = None
+        if self.reading is not None:
+            self.reading.lose()
+
+    def feed(self, data: bytes) -> None:
+        """Take what came in."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade()
+            rest = data[upgrade.args[0] :]
+            if rest and self.refusal is None:
+                self.feed(rest)
+                return
+        except httptools.HttpParserError:
+            self.refusal = self.refusal or BAD_HTTP
+        self._check(len(data))
+
+    def _decline_upgrade(self) -> None:
+        """Another protocol was offered and is not taken, so the request goes on as what it is.
+
+        The parser stops at its body, if it has one: another is told of the framing and reads on.
+        """
+        self._upgrading = False
+        self._parser = httptools.HttpRequestParser(self)
+        if self.reading is not None:
+            length = self.reading.head.content_length
+            framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+
+    def _check(self, size: int) -> None:
+        """Hold what came against the limits."""
+        limits, reading = self._limits, self.reading
+        if reading is not None:
+            self._raw_bytes += size
+            if self._raw_bytes > _TINY_FACTOR * reading.received + limits.kept_body + _TINY_SLACK:
+                self.refusal = self.refusal or TINY_CHUNKS
+        elif self._connection.exchange is None:
+            self.head_bytes += size
+            if self.head_bytes > limits.head:
+                self.refusal = self.refusal or head_too_long(limits.head)
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._fields = []
+        self._fields_bytes = 0
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+        most = self._limits.target
+        if len(self._target) > most and self.refusal is None:
+            self.refusal = target_too_long(most)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.reading is not None:
+            return  # a trailer: nobody asked for it
+        self._fields.append((name.lower(), value))
+        self._fields_bytes += len(name) + len(value) + 4
+        limits = self._limits
+        if (self._fields_bytes > limits.head or len(self._fields) > limits.fields) and self.refusal is None:
+            self.refusal = head_too_long(limits.head)
+
+    def on_headers_complete(self) -> None:
+        if self.refusal is not None or self.reading is not None:
+            return
+        parser = self._parser
+        self._upgrading = parser.should_upgrade()
+        head = read_head(
+            parser.get_method(), self._target, self._fields, parser.get_http_version(),
+            keep_alive=parser.should_keep_alive(),
+        )  # fmt: skip
+        if isinstance(head, Refusal):
+            self.refusal = head
+            return
+        self.last = head
+        self.head_bytes = self._raw_bytes = 0
+        exchange = self.reading = Exchange(self._connection, head)
+        if head.content_length is not None and head.content_length > self._limits.kept_body:
+            exchange.streamed = True
+            self._connection.hand_over(exchange)
+        elif head.expects_continue:
+            self._connection.expected(exchange)
+
+    def on_body(self, part: bytes) -> None:
+        exchange = self.reading
+        if exchange is None or self.refusal is not None:
+            return
+        exchange.feed(part)
+        if not exchange.streamed and exchange.received > self._limits.kept_body:
+            exchange.streamed = True
+            self._connection.hand_over(exchange)
+
+    def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
+        exchange, self.reading = self.reading, None
+        self.complete += 1
+        if exchange is None or self.refusal is not None:
+            return
+        exchange.finish()
+        if not exchange.streamed:
+            self._connection.hand_over(exchange)
