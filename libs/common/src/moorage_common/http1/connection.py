@@ -83,10 +83,10 @@ class Connection(asyncio.Protocol):
         self._idle = False
         self._since = time.monotonic()
         incoming = self._incoming
-        incoming.head_bytes = incoming.complete = 0
+        incoming.head_bytes = incoming.heads = 0
         incoming.last = None
         self._feed(data)
-        if incoming.complete == 1 and incoming.last is not None and incoming.refusal is None:
+        if incoming.heads == 1 and incoming.last is not None and not incoming.begun and incoming.refusal is None:
             self._remember(incoming.last, data)
 
     def _feed(self, data: bytes) -> None:
@@ -118,9 +118,9 @@ class Connection(asyncio.Protocol):
                 transport.resume_reading()
 
     def _remember(self, head: Head, data: bytes) -> None:
-        """Keep a head that came whole with its body: the next request of this connection is likely to have the same.
+        """Keep a head that came whole with its body, and alone: the next request is likely to have the same.
 
-        The same bytes have the same meaning, so such a request need not be parsed.
+        The same bytes between two requests have the same meaning, so such a request need not be parsed.
         """
         length = head.content_length
         if length is None or head.expects_continue or not head.keep_alive:
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
             self._refuse(self._incoming.refusal)
         else:
             self._since = time.monotonic()
-            self._idle = self._incoming.reading is None and not self._incoming.head_bytes
+            self._idle = not self._incoming.begun
             if self._paused:
                 self._flow()
 

@@ -19,15 +19,16 @@ class Incoming:
     """Parses for one connection, and hands over to it what is whole or long.
 
     Attributes:
+        begun: a request has begun to come in and is not whole: what comes belongs to it.
         reading: the exchange whose body comes in.
         refusal: why nothing that comes is taken any more.
         last: the last head that was read whole.
-        complete: requests that came whole; `last` and it are reset by the connection.
+        heads: how many were; reset by the connection.
     """
 
     __slots__ = (
         "_connection", "_fields", "_fields_bytes", "_limits", "_parser", "_raw_bytes", "_target", "_upgrading",
-        "complete", "head_bytes", "last", "reading", "refusal",
+        "begun", "head_bytes", "heads", "last", "reading", "refusal",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection") -> None:
@@ -38,7 +39,8 @@ class Incoming:
         self._fields: Fields = []
         self._fields_bytes = self._raw_bytes = 0
         self._upgrading = False
-        self.head_bytes = self.complete = 0
+        self.head_bytes = self.heads = 0
+        self.begun = False
         self.last: Head | None = None
         self.reading: Exchange | None = None
         self.refusal: Refusal | None = None
@@ -90,6 +92,7 @@ class Incoming:
     # -- httptools
 
     def on_message_begin(self) -> None:
+        self.begun = True
         self._target = b""
         self._fields = []
         self._fields_bytes = 0
@@ -122,6 +125,7 @@ class Incoming:
             self.refusal = head
             return
         self.last = head
+        self.heads += 1
         self.head_bytes = self._raw_bytes = 0
         exchange = self.reading = Exchange(self._connection, head)
         if head.content_length is not None and head.content_length > self._limits.kept_body:
@@ -143,7 +147,7 @@ class Incoming:
         if self._upgrading:
             return
         exchange, self.reading = self.reading, None
-        self.complete += 1
+        self.begun = False
         if exchange is None or self.refusal is not None:
             return
         exchange.finish()
