@@ -66,11 +66,15 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._sending = False
         self._since = time.monotonic()
+        self._flow()
 
     def resume_writing(self) -> None:
         self._sending = True
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
+        if self.exchange is None and self._queue:
+            self._start(self._queue.popleft())
+        self._taken()
 
     def data_received(self, data: bytes) -> None:
         if not self._idle:
@@ -83,15 +87,24 @@ class Connection(asyncio.Protocol):
         self._idle = False
         self._since = time.monotonic()
         incoming = self._incoming
-        incoming.head_bytes = incoming.heads = 0
+        incoming.heads = 0
         incoming.last = None
         self._feed(data)
         if incoming.heads == 1 and incoming.last is not None and not incoming.begun and incoming.refusal is None:
             self._remember(incoming.last, data)
 
+    @property
+    def behind(self) -> bool:
+        """Requests wait for the one that is being answered."""
+        return bool(self._queue)
+
     def _feed(self, data: bytes) -> None:
+        self._incoming.feed(data)
+        self._taken()
+
+    def _taken(self) -> None:
+        """What came in was parsed, or an exchange's turn came."""
         incoming = self._incoming
-        incoming.feed(data)
         reading = incoming.reading
         if reading is not None:
             self._since = time.monotonic()
@@ -103,19 +116,25 @@ class Connection(asyncio.Protocol):
         self._flow()
 
     def _flow(self) -> None:
-        """Read on or not: a caller that sends faster than it is served waits."""
-        reading, transport = self._incoming.reading, self._transport
+        """Read on or not: a caller that sends faster than it is served, or does not read its answers, waits."""
+        incoming, transport = self._incoming, self._transport
         if transport is None:
             return
+        reading = incoming.reading
         ahead = reading is not None and reading.streamed and reading.waiting_bytes > self.limits.read_ahead
-        pause = not self._lingers and (bool(self._queue) or ahead)
-        if pause != self._paused:
-            self._paused = pause
-            if pause:
-                transport.pause_reading()
-            else:
-                self._since = time.monotonic()
-                transport.resume_reading()
+        pause = not self._lingers and (bool(self._queue) or ahead or not self._sending)
+        if pause == self._paused:
+            return
+        if not pause and incoming.held:
+            incoming.feed_held()
+            self._taken()
+            return
+        self._paused = pause
+        if pause:
+            transport.pause_reading()
+        else:
+            self._since = time.monotonic()
+            transport.resume_reading()
 
     def _remember(self, head: Head, data: bytes) -> None:
         """Keep a head that came whole with its body, and alone: the next request is likely to have the same.
@@ -133,7 +152,7 @@ class Connection(asyncio.Protocol):
 
     def hand_over(self, exchange: Exchange) -> None:
         """Start its handler, or let it wait its turn."""
-        if self.exchange is None:
+        if self.exchange is None and not self._queue:
             self._start(exchange)
         elif self._queue is None:
             self._queue = deque([exchange])
@@ -215,8 +234,9 @@ class Connection(asyncio.Protocol):
         if close:
             self._end(read_whole=exchange.complete)
         elif self._queue:
-            self._start(self._queue.popleft())
-            self._flow()
+            if self._sending:
+                self._start(self._queue.popleft())
+            self._taken()
         elif self._incoming.refusal is not None:
             self._refuse(self._incoming.refusal)
         else:
@@ -232,6 +252,7 @@ class Connection(asyncio.Protocol):
             return
         self._idle = False
         self._queue = None
+        self._incoming.held = b""
         if read_whole:
             transport.close()
             return
