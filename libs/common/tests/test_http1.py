@@ -323,3 +323,42 @@ async def _refused(port: int) -> None:
         raise ConnectionRefusedError from None
     finally:
         writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("rest", "status", "code"),
+    [(b"zz\r\n", 400, "bad_http"), (b"1;" + b"x" * 100_000, 431, "head_too_large"), (b"", 408, "too_slow")],
+    ids=["no chunk", "an endless extension", "nothing"],
+)
+async def test_a_long_body_that_breaks_off_is_told_to_the_caller(rest: bytes, status: int, code: str) -> None:
+    async with running(body_s=0.3) as server:
+        peer = await server.connect()
+        peer.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(8):
+            peer.send(b"10000\r\n" + bytes(65536) + b"\r\n")
+        peer.send(rest)
+        answer = await peer.answer()
+        assert (answer.status, answer.headers["moorage-error"], answer.closes) == (status, code, True)
+        assert await peer.ended() == b""
+        assert not server.seen
+
+
+async def test_a_long_body_that_breaks_off_while_it_waits_its_turn_is_told_to_the_caller_at_once() -> None:
+    go = asyncio.Event()
+
+    async def handler(exchange: Exchange) -> None:
+        if exchange.head.path == b"/first":
+            await go.wait()
+        else:
+            while await exchange.next_part() is not None:
+                pass
+        exchange.respond(200, b"", b"")
+
+    async with running(handler) as server:
+        peer = await server.connect()
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        peer.send(post(path="/first") + head + b"50000\r\n" + bytes(0x50000) + b"\r\nzz\r\n")
+        await until(lambda: any(c._paused for c in server.server.connections), "the second")
+        go.set()
+        assert (await peer.answer()).status == 200
+        assert (await peer.answer()).status == 400

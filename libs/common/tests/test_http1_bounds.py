@@ -58,6 +58,19 @@ async def test_a_head_without_end_behind_a_request_under_way_is_not_kept(start: 
         assert (await peer.answer()).status in {414, 431}
 
 
+async def test_a_trailer_without_end_is_refused() -> None:
+    async with running() as server:
+        peer = await server.connect()
+        peer.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(16):
+            peer.send(b"10000\r\n" + bytes(65536) + b"\r\n")
+        peer.send(b"0\r\nX: ")
+        pushing = asyncio.create_task(push(peer, b"a" * 65536, 12 * 1024 * 1024))
+        answer = await peer.answer()
+        assert (answer.status, answer.headers["moorage-error"], answer.closes) == (431, "head_too_large", True)
+        await pushing
+
+
 async def test_requests_sent_ahead_wait_as_bytes() -> None:
     """Parsed, a request takes far more memory than it has bytes."""
     go = asyncio.Event()

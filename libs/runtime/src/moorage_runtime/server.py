@@ -14,7 +14,7 @@ import uvloop
 
 from moorage_common.contracts import host_calls
 from moorage_common.errors import BadRequest, MoorageError, NotFound, TooLarge, Unauthenticated
-from moorage_common.http1 import Exchange, Server
+from moorage_common.http1 import ClientGone, Exchange, Server
 from moorage_runtime.inference import Answer, Inference
 from moorage_runtime.v2 import HEADER_LENGTH, Encoded
 
@@ -52,6 +52,8 @@ class HostApp:
             if error.detail or (error.status >= 500 and error.status not in {503, 504}):
                 log.warning("refused", code=error.code, status=error.status, error=error.message, detail=error.detail)
             status, fields, body = refusal(error)
+        except ClientGone:
+            raise
         except Exception:
             log.exception("unforeseen error")
             status, fields, body = refusal(MoorageError("something failed in the replica host; try again"))

@@ -276,10 +276,11 @@ class Connection(asyncio.Protocol):
     # -- what the server asks
 
     def give_up(self, exchange: Exchange, refusal: Refusal | None) -> None:
-        """Its handler ended without a whole answer."""
+        """Its handler ended without a whole answer; where the caller is at fault, it is told so."""
         if exchange is not self.exchange:
             return
         self.exchange = self._task = None
+        refusal = self._incoming.refusal or refusal
         if refusal is None or exchange.started:
             self.abort()
         else:
@@ -305,6 +306,7 @@ class Connection(asyncio.Protocol):
         elif reading is not None:
             if waited > limits.body_s and not self._paused:
                 if reading is self.exchange:
+                    self._incoming.refusal = TOO_SLOW
                     reading.lose()
                 elif self.exchange is None:
                     self._refuse(TOO_SLOW)

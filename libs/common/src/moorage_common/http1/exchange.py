@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ClientGone(Exception):
-    """The caller closed its connection, or stopped sending: nobody is left to answer."""
+    """The caller closed its connection, or the rest of its body does not come. A handler lets it pass."""
 
 
 class Exchange:
@@ -73,8 +73,8 @@ class Exchange:
                 return None
             if self._lost:
                 raise ClientGone
-            self._connection.want_more(self)
             self._arrived = asyncio.get_running_loop().create_future()
+            self._connection.want_more(self)  # which may find some that was held
             await self._arrived
         parts, self._parts, self.waiting_bytes = self._parts, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
