@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from router_harness import BODY, Desired, FakeHost, RunningRouter, Seen, until
+from router_harness import Desired, FakeHost, RunningRouter
 
 from moorage_common.api_keys import ApiKey
 

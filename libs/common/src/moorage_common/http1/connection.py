@@ -17,6 +17,8 @@ _CLOSE = b"connection: close\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINED_BYTES = 64 * 1024
 """Up to here joining head and body costs less than another segment does."""
+_KNOWN_MOST = 8 * 1024
+"""A longer head is not kept: thousands of connections may be idle."""
 _NO_HEAD = b"\0"
 """No request begins with it."""
 
@@ -88,10 +90,10 @@ class Connection(asyncio.Protocol):
         self._since = time.monotonic()
         incoming = self._incoming
         incoming.heads = 0
-        incoming.last = None
         self._feed(data)
-        if incoming.heads == 1 and incoming.last is not None and not incoming.begun and incoming.refusal is None:
-            self._remember(incoming.last, data)
+        last, incoming.last = incoming.last, None
+        if incoming.heads == 1 and last is not None and not incoming.begun and incoming.refusal is None:
+            self._remember(last, data)
 
     @property
     def behind(self) -> bool:
@@ -145,7 +147,7 @@ class Connection(asyncio.Protocol):
         if length is None or head.expects_continue or not head.keep_alive:
             return
         at = len(data) - length
-        if data.find(b"\r\n\r\n") == at - 4:
+        if at <= _KNOWN_MOST and data.find(b"\r\n\r\n") == at - 4:
             self._known, self._known_head, self._known_total = head, data[:at], len(data)
 
     # -- from request to answer
@@ -160,8 +162,8 @@ class Connection(asyncio.Protocol):
             self._queue.append(exchange)
 
     def expected(self, exchange: Exchange) -> None:
-        """Its caller waits for leave to send a body that is kept."""
-        if self.exchange is None and self._transport is not None:
+        """Its caller waits for leave to send a body that is kept, and gets it when its turn comes."""
+        if self.exchange is None and self._transport is not None and not exchange.continued:
             exchange.continued = True
             self._transport.write(_CONTINUE)
 
@@ -232,7 +234,8 @@ class Connection(asyncio.Protocol):
     def _finish(self, exchange: Exchange, *, close: bool) -> None:
         self.exchange = self._task = None
         if close:
-            self._end(read_whole=exchange.complete)
+            more = bool(self._queue) or self._incoming.begun or bool(self._incoming.held)
+            self._end(read_whole=exchange.complete and not more)
         elif self._queue:
             if self._sending:
                 self._start(self._queue.popleft())
@@ -242,6 +245,9 @@ class Connection(asyncio.Protocol):
         else:
             self._since = time.monotonic()
             self._idle = not self._incoming.begun
+            reading = self._incoming.reading
+            if reading is not None and reading.head.expects_continue:
+                self.expected(reading)
             if self._paused:
                 self._flow()
 
@@ -253,11 +259,11 @@ class Connection(asyncio.Protocol):
         self._idle = False
         self._queue = None
         self._incoming.held = b""
+        self._since = time.monotonic()
         if read_whole:
             transport.close()
             return
         self._lingers = True
-        self._since = time.monotonic()
         if transport.can_write_eof():
             transport.write_eof()
         self._flow()
@@ -297,9 +303,12 @@ class Connection(asyncio.Protocol):
     def check_time(self, now: float) -> None:
         """End what waits too long; called twice a second."""
         limits, waited, reading = self.limits, now - self._since, self._incoming.reading
-        if self._lingers:
-            if waited > limits.linger_s:
-                self.abort()
+        transport = self._transport
+        if transport is None:
+            return
+        if self._lingers or transport.is_closing():
+            if waited > (limits.write_s if transport.get_write_buffer_size() else limits.linger_s):
+                transport.abort()
         elif not self._sending:
             if waited > limits.write_s:
                 self.abort()
