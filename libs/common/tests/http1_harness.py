@@ -39,10 +39,11 @@ class Peer:
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines[1:] if line)
             if headers.get("transfer-encoding") == "chunked":
-                body = b""
+                parts = []
                 while size := int(await self.reader.readline(), 16):
-                    body += (await self.reader.readexactly(size + 2))[:-2]
+                    parts.append((await self.reader.readexactly(size + 2))[:-2])
                 await self.reader.readline()
+                body = b"".join(parts)
             else:
                 body = b"" if head_only else await self.reader.readexactly(int(headers.get("content-length", "0")))
         return Answer(int(lines[0].split(" ")[1]), headers, body)

@@ -349,6 +349,20 @@ async def test_draining_answers_what_is_under_way_and_what_still_comes_and_close
             await asyncio.wait_for(_refused(server.port), 1)
 
 
+async def test_a_last_answer_waits_for_a_slow_reader_longer_than_for_the_end_of_its_body() -> None:
+    async def refuses(exchange: Exchange) -> None:
+        exchange.respond(413, b"", bytes(8 * 1024 * 1024))
+
+    async with running(refuses, linger_s=0.1) as server:
+        peer = await server.connect()
+        peer.writer.transport.pause_reading()
+        peer.send(post(b"", "/", Content_Length=str(100 * KEPT)) + bytes(KEPT))
+        await until(lambda: any(c._lingers for c in server.server.connections), "the answer")
+        await asyncio.sleep(1.2)
+        peer.writer.transport.resume_reading()
+        assert len((await peer.answer()).body) == 8 * 1024 * 1024
+
+
 async def _refused(port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(post())
@@ -359,3 +373,87 @@ async def _refused(port: int) -> None:
         raise ConnectionRefusedError from None
     finally:
         writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("rest", "status", "code"),
+    [(b"zz\r\n", 400, "bad_http"), (b"1;" + b"x" * 100_000, 431, "head_too_large"), (b"", 408, "too_slow")],
+    ids=["no chunk", "an endless extension", "nothing"],
+)
+async def test_a_long_body_that_breaks_off_is_told_to_the_caller(rest: bytes, status: int, code: str) -> None:
+    async with running(body_s=0.3) as server:
+        peer = await server.connect()
+        peer.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(8):
+            peer.send(b"10000\r\n" + bytes(65536) + b"\r\n")
+        peer.send(rest)
+        answer = await peer.answer()
+        assert (answer.status, answer.headers["moorage-error"], answer.closes) == (status, code, True)
+        assert await peer.ended() == b""
+        assert not server.seen
+
+
+async def test_a_long_body_that_breaks_off_while_it_waits_its_turn_is_told_to_the_caller_at_once() -> None:
+    go = asyncio.Event()
+
+    async def handler(exchange: Exchange) -> None:
+        if exchange.head.path == b"/first":
+            await go.wait()
+        else:
+            while await exchange.next_part() is not None:
+                pass
+        exchange.respond(200, b"", b"")
+
+    async with running(handler) as server:
+        peer = await server.connect()
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        peer.send(post(path="/first") + head + b"50000\r\n" + bytes(0x50000) + b"\r\nzz\r\n")
+        await until(lambda: any(c._paused for c in server.server.connections), "the second")
+        go.set()
+        assert (await peer.answer()).status == 200
+        assert (await peer.answer()).status == 400
+
+
+async def test_leave_is_given_when_a_requests_turn_comes() -> None:
+    go = asyncio.Event()
+
+    async def waits(exchange: Exchange) -> None:
+        await go.wait()
+        exchange.respond(200, b"", exchange.body or b"")
+
+    async with running(waits) as server:
+        peer = await server.connect()
+        head = post(b"", "/", Expect="100-continue").replace(b"Length: 0", b"Length: 3")
+        peer.send(post(b"first") + head)
+        await until(lambda: any(c._incoming.reading for c in server.server.connections), "the second's head")
+        go.set()
+        assert (await peer.answer()).body == b"first"
+        assert (await peer.answer()).status == 100
+        peer.send(b"abc")
+        assert (await peer.answer()).body == b"abc"
+
+
+async def test_the_last_answer_of_a_connection_arrives_though_more_was_sent_ahead() -> None:
+    """Closing at once, with bytes unread, would reset the connection."""
+    go = asyncio.Event()
+
+    async def waits(exchange: Exchange) -> None:
+        await go.wait()
+        exchange.respond(200, b"", b"done")
+
+    async with running(waits, drain_linger_s=0.1) as server:
+        peer = await server.connect()
+        peer.writer.transport.pause_reading()
+        peer.send(post() * 50_000)
+        await until(lambda: any(c._paused for c in server.server.connections), "the queue")
+        draining = asyncio.create_task(server.server.drain())
+        await until(lambda: server.server.draining, "the drain")
+        go.set()
+        (connection,) = server.server.connections
+        await until(lambda: connection.exchange is None, "the answer")
+        peer.writer.transport.resume_reading()
+        answer = await peer.answer()
+        assert (answer.body, answer.closes) == (b"done", True)
+        async with asyncio.timeout(10):
+            assert await peer.reader.read() == b""  # not reset
+        await draining

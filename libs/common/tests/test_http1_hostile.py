@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from moorage_common.http1 import Exchange
+
 sys.path.append(str(Path(__file__).parent))
-from http1_harness import post, running
+from http1_harness import post, running, until
 
 START = b"POST /x HTTP/1.1\r\n"
 HOST = b"Host: h\r\n"
@@ -139,3 +141,43 @@ async def test_chunks_of_one_byte_without_end_are_refused() -> None:
         pushing.cancel()
         await asyncio.gather(pushing, return_exceptions=True)
         assert not server.seen
+
+
+async def test_a_head_is_never_known_by_the_bytes_of_another_request_that_came_with_it() -> None:
+    """The first segment ends so far within the second body that all behind the first head is as long as that body."""
+    async with running() as server:
+        peer = await server.connect()
+        first = post(path="/first")
+        second = post(b"x" * 100, "/second")
+        cut = len(first) + 100
+        for _ in range(3):
+            peer.send((first + second)[:cut])
+            assert (await peer.answer()).status == 200
+            peer.send((first + second)[cut:])
+            assert (await peer.answer()).status == 200
+        assert server.seen == [("POST", "/first", b""), ("POST", "/second", b"x" * 100)] * 3
+
+
+async def test_a_head_is_never_known_by_its_end_alone() -> None:
+    """The head begins while the request before is answered and ends, in what looks like a request, after that."""
+    go, seen = asyncio.Event(), []
+
+    async def handler(exchange: Exchange) -> None:
+        seen.append((exchange.head.path, exchange.body))
+        if exchange.head.path == b"/slow":
+            await go.wait()
+        exchange.respond(200, b"", b"")
+
+    async with running(handler) as server:
+        peer = await server.connect()
+        peer.send(post(path="/slow"))
+        await until(lambda: seen, "the slow one")
+        (connection,) = server.server.connections
+        peer.send(b"POST /cut HTTP/1.1\r\nX: ")
+        await until(lambda: connection._incoming.begun, "the next one's first bytes")
+        go.set()
+        assert (await peer.answer()).status == 200
+        for _ in range(2):
+            peer.send(post(b"abc", "/other"))
+            assert (await peer.answer()).status == 200
+        assert seen[1:] == [(b"/cut", b"abc"), (b"/other", b"abc")]

@@ -1,6 +1,7 @@
 """The host's door, as routers see it."""
 
 import gzip
+import socket
 import threading
 from typing import Any
 
@@ -200,3 +201,14 @@ def test_a_restarted_host_loads_from_the_cache_with_another_token(blobs: Any, st
 )  # fmt: skip
 def test_an_answer_is_packed_only_as_the_caller_takes_it(accepted: str, chosen: str | None) -> None:
     assert chosen_encoding(accepted) == chosen
+
+
+def test_a_long_body_whose_chunks_break_off_is_the_callers_fault(client: Any) -> None:
+    said = f"{host_calls.TOKEN}: {client.identity['token']}\r\n{host_calls.TENANT}: demo\r\n"
+    head = f"POST /v2/models/m/versions/1/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n{said}\r\n"
+    address, _, port = client.identity["address"].rpartition(":")
+    with socket.create_connection((address, int(port)), timeout=10) as peer:
+        peer.sendall(head.encode() + b"50000\r\n" + bytes(0x50000) + b"\r\nzz\r\n")
+        answer = peer.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"moorage-error: bad_http" in answer

@@ -10,7 +10,7 @@ import uvloop
 
 from moorage_common.contracts import host_calls, host_frames
 from moorage_common.errors import BadRequest, MoorageError, NotFound, TooLarge, Unauthenticated
-from moorage_common.http1 import Exchange, Server
+from moorage_common.http1 import ClientGone, Exchange, Server
 from moorage_runtime.calls import Asked, Calls, Reply, asked_in, asked_of, deadline_in, failure, refusal
 from moorage_runtime.frames import Link
 
@@ -56,6 +56,8 @@ class HostApp:
                 reply = self._kept_answer(head.method, head.path)
         except MoorageError as error:
             reply = refusal(error)
+        except ClientGone:
+            raise
         except Exception as error:  # noqa: BLE001 - it is logged and answered
             reply = failure(error)
         out = _OUT % (reply.service_us, reply.rows, reply.state.encode())

@@ -11,7 +11,7 @@ import structlog
 from moorage_common.contracts import host_calls
 from moorage_common.contracts.request_id import RequestIds
 from moorage_common.errors import Internal, MoorageError, TooLarge, Unavailable
-from moorage_common.http1 import Exchange
+from moorage_common.http1 import ClientGone, Exchange
 from moorage_router.bodies import IncomingBody
 from moorage_router.calls import Call, call_of, method_not_allowed, no_such_path
 from moorage_router.catalog import INDEX_BODY_BYTES, Catalog, index_request_refused
@@ -67,6 +67,8 @@ class Endpoints:
         except UpstreamError as error:
             log.info("answer broken off", error=str(error))
             exchange.abandon()
+        except ClientGone:
+            raise  # the server knows what the caller is to hear
         except Exception as error:
             log.error("unforeseen error", exc_info=error)
             unforeseen = Internal("something failed on our side; try again, and report it if it goes on")

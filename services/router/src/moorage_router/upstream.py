@@ -107,6 +107,11 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self._arrived: asyncio.Future[None] | None = None
 
+    @property
+    def open(self) -> bool:
+        """Whether the other side has not closed it, as far as is known."""
+        return self._transport is not None and not self._transport.is_closing()
+
     # -- one exchange
 
     async def exchange(self, head: bytes, body: bytes | Body, deadline: float) -> Reply:
@@ -128,7 +133,6 @@ class Connection(asyncio.Protocol):
             if isinstance(body, bytes):
                 transport.write(head + body)
             else:
-                self._uploading = True
                 transport.write(head)
                 await self._upload(transport, body, answer)
             return await answer
@@ -137,24 +141,31 @@ class Connection(asyncio.Protocol):
             raise
 
     async def _upload(self, transport: asyncio.Transport, body: Body, answer: "asyncio.Future[Reply]") -> None:
-        """Send the parts as they come; stop when the answer comes first."""
+        """Send the parts as they come; stop when the answer comes first, or the deadline."""
+        self._uploading = True
+        sending = self._pool.loop.create_task(self._send(transport, body), name="upload")
         try:
-            async for chunk in body.chunks():
-                if answer.done():
-                    return
-                transport.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
-                if self._write_paused:
-                    self._writable = self._pool.loop.create_future()
-                    await self._writable
-            if body.length is None:
-                transport.write(b"0\r\n\r\n")
+            await asyncio.wait((sending, answer), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+                self._uploading = False
         except BaseException:
             if answer.done() and not answer.cancelled():
                 answer.exception()
             answer.cancel()
             self.abort(AnswerLost("upload given up"))
             raise
-        self._uploading = False
+        finally:
+            sending.cancel()
+
+    async def _send(self, transport: asyncio.Transport, body: Body) -> None:
+        async for chunk in body.chunks():
+            transport.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            if self._write_paused:
+                self._writable = self._pool.loop.create_future()
+                await self._writable
+        if body.length is None:
+            transport.write(b"0\r\n\r\n")
 
     async def tail(self) -> AsyncIterator[bytes]:
         """What comes after the part that the Reply holds."""
@@ -228,6 +239,10 @@ class Connection(asyncio.Protocol):
 
     # -- httptools
 
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("a second answer to one request")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name not in _HOP_BY_HOP:
@@ -259,9 +274,10 @@ class Connection(asyncio.Protocol):
     def _finished(self) -> None:
         """The exchange is over: free the connection for the next, or close it."""
         self.busy = False
+        if self._transport is None:
+            return
         if self._uploading or not self._keep_alive:
-            if self._transport is not None:
-                self._transport.close()
+            self._transport.close()
         else:
             self._pool.released(self)
 
@@ -291,18 +307,18 @@ class Pool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            try:
+            if connection.open:
                 return await connection.exchange(head, body, deadline)
-            except ConnectFailed:
-                continue
         connection = await self._open(deadline)
         return await connection.exchange(head, body, deadline)
 
     async def _open(self, deadline: float) -> Connection:
         while len(self._all) + self._opening >= self._most:
             await self._turn(deadline)
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                connection = self._idle.pop()
+                if connection.open:
+                    return connection
         self._opening += 1
         try:
             timeout = min(CONNECT_TIMEOUT_S, deadline - time.monotonic())
@@ -310,8 +326,11 @@ class Pool:
                 _, connection = await self.loop.create_connection(
                     lambda: Connection(self), self._host, self._port, family=socket.AF_UNSPEC
                 )
-        except OSError as error:  # TimeoutError is one
-            raise ConnectFailed(f"{self.address}: {error or 'no connection in time'}") from error
+        except BaseException as error:
+            self._next()
+            if isinstance(error, OSError):  # TimeoutError is one
+                raise ConnectFailed(f"{self.address}: {error or 'no connection in time'}") from error
+            raise
         finally:
             self._opening -= 1
         return connection

@@ -3,22 +3,13 @@
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
-
-import httptools
+from typing import TYPE_CHECKING, cast
 
 from moorage_common.http1.exchange import ClientGone, Exchange
-from moorage_common.http1.head import Fields, Head, read_head, status_line
+from moorage_common.http1.head import Head, status_line
+from moorage_common.http1.incoming import Incoming
 from moorage_common.http1.receiving import BodyReceiver
-from moorage_common.http1.refusals import (
-    BAD_HTTP,
-    TINY_CHUNKS,
-    TOO_MANY,
-    TOO_SLOW,
-    Refusal,
-    head_too_long,
-    target_too_long,
-)
+from moorage_common.http1.refusals import TOO_MANY, TOO_SLOW, Refusal
 
 if TYPE_CHECKING:
     from moorage_common.http1.server import Server
@@ -27,8 +18,8 @@ _CLOSE = b"connection: close\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINED_BYTES = 64 * 1024
 """Up to here joining head and body costs less than another segment does."""
-_TINY_FACTOR = 16
-_TINY_SLACK = 64 * 1024
+_KNOWN_MOST = 8 * 1024
+"""A longer head is not kept: thousands of connections may be idle."""
 _NO_HEAD = b"\0"
 """No request begins with it."""
 
@@ -37,32 +28,25 @@ class Connection(asyncio.Protocol):
     """Made by a Server for each connection. `exchange` is the one that is being answered."""
 
     __slots__ = (
-        "_close_after", "_complete_heads", "_fields", "_fields_bytes", "_head_bytes", "_idle", "_known", "_known_head",
-        "_known_total", "_last", "_lingers", "_parser", "_paused", "_queue", "_raw_bytes", "_reading", "_receiver",
-        "_refusal", "_sending", "_server", "_since", "_target", "_task", "_transport", "_upgrading", "_writable",
-        "exchange",
+        "_close_after", "_idle", "_incoming", "_known", "_known_head", "_known_total", "_lingers", "_paused", "_queue",
+        "_receiver", "_sending", "_server", "_since", "_task", "_transport", "_writable", "exchange", "limits",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
         self._server = server
-        self._parser: Any = httptools.HttpRequestParser(self)
+        self.limits = server.limits
+        self._incoming = Incoming(self)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._queue: deque[Exchange] | None = None
-        self._reading: Exchange | None = None
         self._receiver: BodyReceiver | None = None
         self.exchange: Exchange | None = None
         self._since = time.monotonic()
         self._idle = self._sending = True
-        self._lingers = self._paused = self._close_after = self._upgrading = False
-        self._target = b""
-        self._fields: Fields = []
-        self._fields_bytes = self._head_bytes = self._raw_bytes = self._complete_heads = 0
-        self._last: Head | None = None
+        self._lingers = self._paused = self._close_after = False
         self._known: Head | None = None
         self._known_head = _NO_HEAD
         self._known_total = 0
-        self._refusal: Refusal | None = None
         self._writable: asyncio.Future[None] | None = None
 
     # -- asyncio
@@ -71,16 +55,14 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         server = self._server
         server.connections.add(self)
-        if len(server.connections) > server.limits.connections:
+        if len(server.connections) > self.limits.connections:
             self._refuse(TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._parser = None
         self._queue = None
         self._server.lost(self)
-        if self._reading is not None:
-            self._reading.lose()
+        self._incoming.close()
         if self._task is not None:
             self._task.cancel()
         self.resume_writing()
@@ -88,11 +70,15 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._sending = False
         self._since = time.monotonic()
+        self._flow()
 
     def resume_writing(self) -> None:
         self._sending = True
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
+        if self.exchange is None and self._queue:
+            self._start(self._queue.popleft())
+        self._taken()
 
     def data_received(self, data: bytes) -> None:
         if not self._idle:
@@ -104,157 +90,84 @@ class Connection(asyncio.Protocol):
             return
         self._idle = False
         self._since = time.monotonic()
-        self._head_bytes = self._complete_heads = 0
-        self._last = None
+        incoming = self._incoming
+        incoming.heads = 0
         self._feed(data)
-        if self._complete_heads == 1 and self._last is not None and self._refusal is None:
-            self._remember(self._last, data)
+        last, incoming.last = incoming.last, None
+        if incoming.heads == 1 and last is not None and not incoming.begun and incoming.refusal is None:
+            self._remember(last, data)
+
+    @property
+    def behind(self) -> bool:
+        """Requests wait for the one that is being answered."""
+        return bool(self._queue)
 
     def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade()
-            rest = data[upgrade.args[0] :]
-            if rest and self._refusal is None:
-                self._feed(rest)
-                return
-        except httptools.HttpParserError:
-            self._refusal = self._refusal or BAD_HTTP
-        self._check(len(data))
+        self._incoming.feed(data)
+        self._taken()
 
-    def _decline_upgrade(self) -> None:
-        """Another protocol was offered and is not taken, so the request goes on as what it is.
-
-        The parser stops at its body, if it has one: another is told of the framing and reads on.
-        """
-        self._upgrading = False
-        self._parser = httptools.HttpRequestParser(self)
-        if self._reading is not None:
-            length = self._reading.head.content_length
-            framing = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
-            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
-
-    def _check(self, size: int) -> None:
-        """Hold what came against the limits."""
-        limits, reading = self._server.limits, self._reading
+    def _taken(self) -> None:
+        """What came in was parsed, or an exchange's turn came."""
+        incoming = self._incoming
+        reading = incoming.reading
         if reading is not None:
             self._since = time.monotonic()
-            self._raw_bytes += size
-            if self._raw_bytes > _TINY_FACTOR * reading.received + limits.kept_body + _TINY_SLACK:
-                self._refusal = self._refusal or TINY_CHUNKS
-        elif self.exchange is None:
-            self._head_bytes += size
-            if self._head_bytes > limits.head:
-                self._refusal = self._refusal or head_too_long(limits.head)
-        if self._refusal is not None:
+        if incoming.refusal is not None:
             if self.exchange is None:
-                self._refuse(self._refusal)
+                self._refuse(incoming.refusal)
             elif reading is not None and reading is self.exchange:
                 reading.lose()
         self._flow()
 
     def _flow(self) -> None:
-        """Read on or not: a caller that sends faster than it is served waits."""
-        reading, transport = self._reading, self._transport
+        """Read on or not: a caller that sends faster than it is served, or does not read its answers, waits."""
+        incoming, transport = self._incoming, self._transport
         if transport is None:
             return
-        ahead = reading is not None and reading.streamed and reading.waiting_bytes > self._server.limits.read_ahead
-        pause = not self._lingers and (bool(self._queue) or ahead)
-        if pause != self._paused:
-            self._paused = pause
-            if pause:
-                transport.pause_reading()
-            else:
-                self._since = time.monotonic()
-                transport.resume_reading()
+        reading = incoming.reading
+        ahead = reading is not None and reading.streamed and reading.waiting_bytes > self.limits.read_ahead
+        pause = not self._lingers and (bool(self._queue) or ahead or not self._sending)
+        if pause == self._paused:
+            return
+        if not pause and incoming.held:
+            incoming.feed_held()
+            self._taken()
+            return
+        self._paused = pause
+        if pause:
+            transport.pause_reading()
+        else:
+            self._since = time.monotonic()
+            transport.resume_reading()
 
     def _remember(self, head: Head, data: bytes) -> None:
-        """Keep a head that came whole with its body: the next request of this connection is likely to have the same.
+        """Keep a head that came whole with its body, and alone: the next request is likely to have the same.
 
-        The same bytes have the same meaning, so such a request need not be parsed.
+        The same bytes between two requests have the same meaning, so such a request need not be parsed.
         """
         length = head.content_length
         if length is None or head.expects_continue or not head.keep_alive:
             return
         at = len(data) - length
-        if data.find(b"\r\n\r\n") == at - 4:
+        if at <= _KNOWN_MOST and data.find(b"\r\n\r\n") == at - 4:
             self._known, self._known_head, self._known_total = head, data[:at], len(data)
-
-    # -- httptools
-
-    def on_message_begin(self) -> None:
-        self._target = b""
-        self._fields = []
-        self._fields_bytes = 0
-
-    def on_url(self, part: bytes) -> None:
-        self._target += part
-        most = self._server.limits.target
-        if len(self._target) > most and self._refusal is None:
-            self._refusal = target_too_long(most)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._reading is not None:
-            return  # a trailer: nobody asked for it
-        self._fields.append((name.lower(), value))
-        self._fields_bytes += len(name) + len(value) + 4
-        limits = self._server.limits
-        if (self._fields_bytes > limits.head or len(self._fields) > limits.fields) and self._refusal is None:
-            self._refusal = head_too_long(limits.head)
-
-    def on_headers_complete(self) -> None:
-        if self._refusal is not None or self._reading is not None:
-            return
-        parser = self._parser
-        self._upgrading = parser.should_upgrade()
-        head = read_head(
-            parser.get_method(), self._target, self._fields, parser.get_http_version(),
-            keep_alive=parser.should_keep_alive(),
-        )  # fmt: skip
-        if isinstance(head, Refusal):
-            self._refusal = head
-            return
-        self._last = head
-        self._head_bytes = self._raw_bytes = 0
-        exchange = self._reading = Exchange(self, head)
-        if head.content_length is not None and head.content_length > self._server.limits.kept_body:
-            exchange.streamed = True
-            self._hand_over(exchange)
-        elif head.expects_continue and self.exchange is None and self._transport is not None:
-            exchange.continued = True
-            self._transport.write(_CONTINUE)
-
-    def on_body(self, part: bytes) -> None:
-        exchange = self._reading
-        if exchange is None or self._refusal is not None:
-            return
-        exchange.feed(part)
-        if not exchange.streamed and exchange.received > self._server.limits.kept_body:
-            exchange.streamed = True
-            self._hand_over(exchange)
-
-    def on_message_complete(self) -> None:
-        if self._upgrading:
-            return
-        exchange, self._reading = self._reading, None
-        self._complete_heads += 1
-        if exchange is None or self._refusal is not None:
-            return
-        exchange.finish()
-        if not exchange.streamed:
-            self._hand_over(exchange)
 
     # -- from request to answer
 
-    def _hand_over(self, exchange: Exchange) -> None:
+    def hand_over(self, exchange: Exchange) -> None:
         """Start its handler, or let it wait its turn."""
-        if self.exchange is None:
+        if self.exchange is None and not self._queue:
             self._start(exchange)
         elif self._queue is None:
             self._queue = deque([exchange])
         else:
             self._queue.append(exchange)
+
+    def expected(self, exchange: Exchange) -> None:
+        """Its caller waits for leave to send a body that is kept, and gets it when its turn comes."""
+        if self.exchange is None and self._transport is not None and not exchange.continued:
+            exchange.continued = True
+            self._transport.write(_CONTINUE)
 
     def _start(self, exchange: Exchange) -> None:
         self.exchange = exchange
@@ -272,33 +185,33 @@ class Connection(asyncio.Protocol):
         self._flow()
 
     async def receive(self, exchange: Exchange, length: int) -> bytearray:
-        """The body of the exchange that is being answered, in one buffer. Raises ClientGone."""
-        transport = self._transport
-        if transport is None or exchange is not self.exchange or exchange is not self._reading:
+        """The long body of the exchange that is being answered, in one buffer. Raises ClientGone."""
+        incoming = self._incoming
+        if self._transport is None or exchange is not self.exchange or exchange is not incoming.reading:
             raise ClientGone
-        self.want_more(exchange)
+        self.want_more(exchange)  # which may find some that was held
         buffer, received = bytearray(length), exchange.take_received()
         buffer[: len(received)] = received
+        if exchange.complete:
+            return buffer
         full = self._server.loop.create_future()
 
         def go_on() -> None:
-            self._follow(self)
-            self._reading = self._receiver = None
-            self._parser = httptools.HttpRequestParser(self)
-            exchange.complete = True
-            if not full.done():
-                full.set_result(None)
+            self._receiver = None
+            self._read_by(self)
+            incoming.finish_elsewhere()
+            exchange.arrived_with(full)
 
-        self._receiver = BodyReceiver(self, buffer, len(received), go_on)
-        self._follow(self._receiver)
         exchange.wait_with(full)
+        self._receiver = BodyReceiver(self, buffer, len(received), go_on)
+        self._read_by(self._receiver)
         await full
         if not exchange.complete:
             raise ClientGone
         return buffer
 
-    def _follow(self, protocol: asyncio.BaseProtocol) -> None:
-        """Let `protocol` have what is read from here on."""
+    def _read_by(self, protocol: asyncio.BaseProtocol) -> None:
+        """Let `protocol` have what comes in from here on."""
         if self._transport is not None:
             self._transport.pause_reading()
             self._transport.set_protocol(protocol)
@@ -357,15 +270,20 @@ class Connection(asyncio.Protocol):
     def _finish(self, exchange: Exchange, *, close: bool) -> None:
         self.exchange = self._task = None
         if close:
-            self._end(read_whole=exchange.complete)
+            more = bool(self._queue) or self._incoming.begun or bool(self._incoming.held)
+            self._end(read_whole=exchange.complete and not more)
         elif self._queue:
-            self._start(self._queue.popleft())
-            self._flow()
-        elif self._refusal is not None:
-            self._refuse(self._refusal)
+            if self._sending:
+                self._start(self._queue.popleft())
+            self._taken()
+        elif self._incoming.refusal is not None:
+            self._refuse(self._incoming.refusal)
         else:
             self._since = time.monotonic()
-            self._idle = self._reading is None and not self._head_bytes
+            self._idle = not self._incoming.begun
+            reading = self._incoming.reading
+            if reading is not None and reading.head.expects_continue:
+                self.expected(reading)
             if self._paused:
                 self._flow()
 
@@ -376,11 +294,12 @@ class Connection(asyncio.Protocol):
             return
         self._idle = False
         self._queue = None
+        self._incoming.held = b""
+        self._since = time.monotonic()
         if read_whole:
             transport.close()
             return
         self._lingers = True
-        self._since = time.monotonic()
         if transport.can_write_eof():
             transport.write_eof()
         self._flow()
@@ -400,21 +319,22 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or exchange is not self.exchange:
             return
-        self.exchange = self._task = self._transport = self._parser = None
+        self.exchange = self._task = self._transport = None
         self._server.lost(self)
-        transport.write(
-            f"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n".encode()
-        )
+        self._incoming.close()
+        head = f"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n"
+        transport.write(head.encode())
         transport.set_protocol(successor)
         successor.connection_made(transport)
 
     # -- what the server asks
 
     def give_up(self, exchange: Exchange, refusal: Refusal | None) -> None:
-        """Its handler ended without a whole answer."""
+        """Its handler ended without a whole answer; where the caller is at fault, it is told so."""
         if exchange is not self.exchange:
             return
         self.exchange = self._task = None
+        refusal = self._incoming.refusal or refusal
         if refusal is None or exchange.started:
             self.abort()
         else:
@@ -428,22 +348,27 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _waited(self, now: float) -> float:
+        if self._receiver is not None and self._receiver.progressed():
+            self._since = now
+        return now - self._since
+
     def check_time(self, now: float) -> None:
         """End what waits too long; called twice a second."""
-        limits, reading = self._server.limits, self._reading
-        if self._receiver is not None and self._receiver.progress:
-            self._receiver.progress = False
-            self._since = now
-        waited = now - self._since
-        if self._lingers:
-            if waited > limits.linger_s:
-                self.abort()
+        limits, waited, reading = self.limits, self._waited(now), self._incoming.reading
+        transport = self._transport
+        if transport is None:
+            return
+        if self._lingers or transport.is_closing():
+            if waited > (limits.write_s if transport.get_write_buffer_size() else limits.linger_s):
+                transport.abort()
         elif not self._sending:
             if waited > limits.write_s:
                 self.abort()
         elif reading is not None:
             if waited > limits.body_s and not self._paused:
                 if reading is self.exchange:
+                    self._incoming.refusal = TOO_SLOW
                     reading.lose()
                 elif self.exchange is None:
                     self._refuse(TOO_SLOW)

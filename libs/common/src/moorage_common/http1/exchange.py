@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ClientGone(Exception):
-    """The caller closed its connection, or stopped sending: nobody is left to answer."""
+    """The caller closed its connection, or the rest of its body does not come. A handler lets it pass."""
 
 
 class Exchange:
@@ -73,8 +73,8 @@ class Exchange:
                 return None
             if self._lost:
                 raise ClientGone
-            self._connection.want_more(self)
             self._arrived = asyncio.get_running_loop().create_future()
+            self._connection.want_more(self)  # which may find some that was held
             await self._arrived
         return self.take_received()
 
@@ -90,8 +90,16 @@ class Exchange:
         return b"".join(parts)
 
     def wait_with(self, arrived: "asyncio.Future[None]") -> None:
-        """Let `arrived` be set when the body is lost."""
+        """Let `arrived` be set when the rest of the body will not come."""
         self._arrived = arrived
+        if self._lost:
+            self._wake()
+
+    def arrived_with(self, arrived: "asyncio.Future[None]") -> None:
+        """The body is whole, in a buffer of its reader's."""
+        self.complete = True
+        if not arrived.done():
+            arrived.set_result(None)
 
     def take_received(self) -> bytes:
         """What came in and was not taken."""

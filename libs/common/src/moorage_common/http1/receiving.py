@@ -14,14 +14,18 @@ class BodyReceiver(asyncio.BufferedProtocol):
         self._connection = connection
         self._rest = memoryview(buffer)[at:]
         self._full = full
-        self.progress = False
-        """Something came since it was last set to False."""
+        self._came = False
+
+    def progressed(self) -> bool:
+        """Whether something came since this was asked last."""
+        came, self._came = self._came, False
+        return came
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._rest
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.progress = True
+        self._came = True
         self._rest = self._rest[nbytes:]
         if not self._rest:
             self._full()
