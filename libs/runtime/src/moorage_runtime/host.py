@@ -14,6 +14,7 @@ import structlog
 
 from moorage_common import logs
 from moorage_common.contracts.desired import LoadSpec, ValidationRun
+from moorage_common.memory import keep_buffers
 from moorage_runtime.apart import Job, Validator
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.calls import Calls
@@ -60,6 +61,7 @@ class ReplicaHost:
         self._config = HostConfig.model_validate_json(config_json)
         self._ring = _configure_logs()
         hand_over_soon()
+        keep_buffers()
         share_processor(max([spec.threads for spec in self._config.loads], default=1))
         self._token = secrets.token_urlsafe(32)
         self._generation = hashlib.sha256(self._token.encode()).hexdigest()[:16]

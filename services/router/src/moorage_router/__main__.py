@@ -7,6 +7,7 @@ import socket
 import uvloop
 
 from moorage_common import logs
+from moorage_common.memory import keep_buffers
 from moorage_router.app import serve
 from moorage_router.settings import RouterSettings
 
@@ -14,6 +15,7 @@ from moorage_router.settings import RouterSettings
 def main() -> None:
     settings = RouterSettings()
     logs.configure("router", level=settings.log_level, log_format=settings.log_format)
+    keep_buffers()
     # What was imported stays; requests leave no cycles, so looking for them often only costs time.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

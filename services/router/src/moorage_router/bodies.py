@@ -1,42 +1,56 @@
 """Request bodies: kept whole while small, passed on part by part when large."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from moorage_common.errors import TooLarge
-
-NextPart = Callable[[], Awaitable[bytes | None]]
-"""The next part of a body, None after its end. Raises ClientGone."""
+from moorage_common.http1 import Exchange
+from moorage_common.http1.splicing import Ready
 
 
 class StreamedBody:
     """A large body. `length` is None when the caller did not say; `started` once a part was passed on."""
 
-    def __init__(self, next_part: NextPart, length: int | None, most: int) -> None:
-        self.length = length
+    def __init__(self, exchange: Exchange, most: int) -> None:
+        self.length = exchange.head.content_length
         self.started = False
         self.size = 0
-        self._next_part = next_part
+        self._exchange = exchange
         self._most = most
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The parts, once. Raises TooLarge or ClientGone."""
         self.started = True
-        while (part := await self._next_part()) is not None:
+        while (part := await self._exchange.next_part()) is not None:
             self.size += len(part)
             if self.size > self._most:
                 raise too_large(self._most)
             yield part
 
+    @property
+    def can_splice(self) -> bool:
+        """What has not come yet can go to a host's socket within the kernel."""
+        return self.length is not None and self._exchange.can_splice
+
+    def take_received(self) -> bytes:
+        """What has come already; the rest is spliced."""
+        self.started = True
+        part = self._exchange.take_received()
+        self.size += len(part)
+        return part
+
+    async def splice(self, target: int, ready: Ready) -> None:
+        """Move the rest to the socket `target`. Raises ClientGone, OSError."""
+        self.size += await self._exchange.splice(target, ready)
+
 
 class IncomingBody:
-    """A body, whole if it is small. `length` is what the caller announced, bytes."""
+    """A body, whole if it is small."""
 
-    __slots__ = ("_next_part", "_streamed", "length", "whole")
+    __slots__ = ("_exchange", "_streamed", "whole")
 
-    def __init__(self, whole: bytes | None, next_part: NextPart, length: int | None) -> None:
-        self.whole = whole
-        self.length = length
-        self._next_part = next_part
+    def __init__(self, exchange: Exchange) -> None:
+        self.whole = exchange.body
+        self._exchange = exchange
         self._streamed: StreamedBody | None = None
 
     @property
@@ -53,9 +67,10 @@ class IncomingBody:
             if len(whole) > most:
                 raise too_large(most)
             return whole
-        if self.length is not None and self.length > most:
+        length = self._exchange.head.content_length
+        if length is not None and length > most:
             raise too_large(most)
-        self._streamed = StreamedBody(self._next_part, self.length, most)
+        self._streamed = StreamedBody(self._exchange, most)
         return self._streamed
 
     async def read_whole(self, most: int) -> bytes:

@@ -30,7 +30,6 @@ class Call:
         version: from the path, None to let the split choose.
         passed_on: headers for the host, encoded as they go out.
         body_fields: those that describe the body, encoded just so.
-        content_length: None for a chunked body.
     """
 
     kind: Literal["infer", "read"]
@@ -42,7 +41,6 @@ class Call:
     passed_on: bytes = b""
     body_fields: bytes = b""
     traceparent: str | None = None
-    content_length: int | None = 0
 
 
 def call_of(head: Head) -> Call:
@@ -71,7 +69,6 @@ def call_of(head: Head) -> Call:
         "infer", tenant, parts, Credentials(authorization),
         model=parts[2], version=parts[4] if len(parts) == 6 else None,
         passed_on=b"".join(passed_on), body_fields=b"".join(body_fields), traceparent=traceparent,
-        content_length=head.content_length,
     )  # fmt: skip
 
 

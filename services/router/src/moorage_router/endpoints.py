@@ -49,7 +49,7 @@ class Endpoints:
             if call is None:
                 call = head.memo = call_of(head)
             if call.kind == "infer":
-                asked = InferCall(call, IncomingBody(exchange.body, exchange.next_part, call.content_length))
+                asked = InferCall(call, IncomingBody(exchange))
                 try:
                     await self._gateway.infer(asked, _Reply(exchange))
                 finally:
@@ -77,7 +77,7 @@ class Endpoints:
     async def _index(self, exchange: Exchange, call: Call) -> bytes:
         if exchange.head.method != b"POST":
             raise method_not_allowed("POST")
-        incoming = IncomingBody(exchange.body, exchange.next_part, exchange.head.content_length)
+        incoming = IncomingBody(exchange)
         try:
             body = await incoming.read_whole(INDEX_BODY_BYTES)
         except TooLarge as error:

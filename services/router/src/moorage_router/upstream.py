@@ -1,6 +1,7 @@
 """Keep-alive HTTP/1.1 to one address: asyncio protocols and httptools, a bounded number of connections."""
 
 import asyncio
+import os
 import socket
 import time
 from collections import deque
@@ -8,6 +9,8 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol, cast
 
 import httptools
+
+from moorage_common.http1.splicing import Ready
 
 CONNECT_TIMEOUT_S = 1.0
 SWEEP_S = 0.05
@@ -45,6 +48,19 @@ class Body(Protocol):
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The parts, once."""
+        ...
+
+    @property
+    def can_splice(self) -> bool:
+        """The rest can be moved by the kernel; `take_received`, then `splice`."""
+        ...
+
+    def take_received(self) -> bytes:
+        """What has come."""
+        ...
+
+    async def splice(self, target: int, ready: Ready) -> None:
+        """Move what has not come yet to the socket `target`."""
         ...
 
 
@@ -159,6 +175,9 @@ class Connection(asyncio.Protocol):
             sending.cancel()
 
     async def _send(self, transport: asyncio.Transport, body: Body) -> None:
+        if body.can_splice:
+            await self._splice(transport, body)
+            return
         async for chunk in body.chunks():
             transport.write(chunk if body.length is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
             if self._write_paused:
@@ -166,6 +185,33 @@ class Connection(asyncio.Protocol):
                 await self._writable
         if body.length is None:
             transport.write(b"0\r\n\r\n")
+
+    async def _splice(self, transport: asyncio.Transport, body: Body) -> None:
+        """Send the body from socket to socket, once what stands before it is out."""
+        transport.set_write_buffer_limits(high=0)
+        transport.write(body.take_received())
+        while transport.get_write_buffer_size():
+            if self._write_paused:
+                self._writable = self._pool.loop.create_future()
+                await self._writable
+            else:
+                await asyncio.sleep(0)
+        target = os.dup(transport.get_extra_info("socket").fileno())
+        try:
+            await body.splice(target, self._ready)
+        finally:
+            os.close(target)
+            transport.set_write_buffer_limits()
+
+    async def _ready(self, descriptor: int, writing: bool) -> None:
+        loop = self._pool.loop
+        ready = asyncio.Event()
+        add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
+        add(descriptor, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            remove(descriptor)
 
     async def tail(self) -> AsyncIterator[bytes]:
         """What comes after the part that the Reply holds."""

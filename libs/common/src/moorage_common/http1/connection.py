@@ -1,6 +1,7 @@
 """One connection: requests in, answers out, in order."""
 
 import asyncio
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, cast
@@ -10,6 +11,7 @@ from moorage_common.http1.head import Head, status_line
 from moorage_common.http1.incoming import Incoming
 from moorage_common.http1.receiving import BodyReceiver
 from moorage_common.http1.refusals import TOO_MANY, TOO_SLOW, Refusal
+from moorage_common.http1.splicing import Ready, splice
 
 if TYPE_CHECKING:
     from moorage_common.http1.server import Server
@@ -28,8 +30,9 @@ class Connection(asyncio.Protocol):
     """Made by a Server for each connection. `exchange` is the one that is being answered."""
 
     __slots__ = (
-        "_close_after", "_idle", "_incoming", "_known", "_known_head", "_known_total", "_lingers", "_paused", "_queue",
-        "_receiver", "_sending", "_server", "_since", "_task", "_transport", "_writable", "exchange", "limits",
+        "_close_after", "_elsewhere", "_idle", "_incoming", "_known", "_known_head", "_known_total", "_lingers",
+        "_paused", "_queue", "_receiver", "_sending", "_server", "_since", "_task", "_transport", "_writable",
+        "exchange", "limits",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
@@ -43,7 +46,7 @@ class Connection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self._since = time.monotonic()
         self._idle = self._sending = True
-        self._lingers = self._paused = self._close_after = False
+        self._lingers = self._paused = self._close_after = self._elsewhere = False
         self._known: Head | None = None
         self._known_head = _NO_HEAD
         self._known_total = 0
@@ -98,6 +101,11 @@ class Connection(asyncio.Protocol):
             self._remember(last, data)
 
     @property
+    def holds(self) -> bool:
+        """Bytes came in that are not parsed yet."""
+        return bool(self._incoming.held)
+
+    @property
     def behind(self) -> bool:
         """Requests wait for the one that is being answered."""
         return bool(self._queue)
@@ -126,7 +134,7 @@ class Connection(asyncio.Protocol):
             return
         reading = incoming.reading
         ahead = reading is not None and reading.streamed and reading.waiting_bytes > self.limits.read_ahead
-        pause = not self._lingers and (bool(self._queue) or ahead or not self._sending)
+        pause = not self._lingers and (bool(self._queue) or ahead or self._elsewhere or not self._sending)
         if pause == self._paused:
             return
         if not pause and incoming.held:
@@ -209,6 +217,28 @@ class Connection(asyncio.Protocol):
         if not exchange.complete:
             raise ClientGone
         return buffer
+
+    async def splice(self, exchange: Exchange, target: int, ready: Ready) -> int:
+        """Move the rest of a long body to the socket `target`; its bytes. Raises ClientGone, OSError."""
+        transport, incoming = self._transport, self._incoming
+        length = exchange.head.content_length
+        if transport is None or exchange is not self.exchange or exchange is not incoming.reading or length is None:
+            raise ClientGone
+        left = length - exchange.received
+        self._elsewhere = True
+        self._flow()
+        source = os.dup(transport.get_extra_info("socket").fileno())
+        try:
+            await splice(source, target, left, ready)
+        except EOFError:
+            raise ClientGone from None
+        finally:
+            os.close(source)
+            self._elsewhere = False
+        incoming.finish_elsewhere()
+        exchange.complete = True
+        self._flow()
+        return left
 
     def _read_by(self, protocol: asyncio.BaseProtocol) -> None:
         """Let `protocol` have what comes in from here on."""

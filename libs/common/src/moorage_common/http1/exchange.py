@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from moorage_common.http1.head import Head
 from moorage_common.http1.refusals import Refusal
+from moorage_common.http1.splicing import AVAILABLE, Ready
 
 if TYPE_CHECKING:
     from moorage_common.http1.connection import Connection
@@ -88,6 +89,16 @@ class Exchange:
         while (part := await self.next_part()) is not None:
             parts.append(part)
         return b"".join(parts)
+
+    @property
+    def can_splice(self) -> bool:
+        """The rest of the body can go to another socket without coming here (`splice`)."""
+        expected = self.head.expects_continue and not self.continued
+        return AVAILABLE and not (self.complete or self._lost or expected or self._connection.holds)
+
+    async def splice(self, target: int, ready: Ready) -> int:
+        """Move what `take_received` has not given to the socket `target`; its bytes. Raises ClientGone, OSError."""
+        return await self._connection.splice(self, target, ready)
 
     def wait_with(self, arrived: "asyncio.Future[None]") -> None:
         """Let `arrived` be set when the rest of the body will not come."""

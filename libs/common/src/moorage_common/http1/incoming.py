@@ -63,7 +63,7 @@ class Incoming:
         if self.held:
             self.held += data
             return
-        if len(data) <= _SLICE:
+        if len(data) <= _SLICE and (self.reading is None or not self.reading.streamed):
             at = self._parse(data)
             if at == len(data):
                 return
@@ -71,10 +71,22 @@ class Incoming:
         else:
             rest = memoryview(data)
         while rest and self.refusal is None:
+            if (reading := self.reading) is not None and reading.streamed and reading.head.content_length is not None:
+                rest = rest[self._pass_by(reading, rest, reading.head.content_length) :]
+                continue
             if self._connection.behind:
                 self.held = bytes(rest)
                 return
             rest = rest[self._parse(rest[: self._slice()]) :]
+
+    def _pass_by(self, reading: Exchange, data: memoryview, length: int) -> int:
+        """The bytes of a long body of known length, which the parser would only copy."""
+        taken = min(len(data), length - reading.received)
+        reading.feed(bytes(data[:taken]))
+        if reading.received == length:
+            self.finish_elsewhere()
+            reading.finish()
+        return taken
 
     def feed_held(self) -> None:
         """Go on with what was held."""
