@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
+import random
+import socket
 import sys
 from pathlib import Path
 
@@ -457,3 +459,73 @@ async def test_the_last_answer_of_a_connection_arrives_though_more_was_sent_ahea
         async with asyncio.timeout(10):
             assert await peer.reader.read() == b""  # not reset
         await draining
+
+
+async def test_a_long_body_is_spliced_to_another_socket_whole_and_what_follows_it_is_another_request() -> None:
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    size = 5 * 1024 * 1024 + 17
+    sent = random.Random(0).randbytes(size)
+
+    async def ready(descriptor: int, writing: bool) -> None:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+        (loop.add_writer if writing else loop.add_reader)(descriptor, event.set)
+        await event.wait()
+        (loop.remove_writer if writing else loop.remove_reader)(descriptor)
+
+    async def passes_on(exchange: Exchange) -> None:
+        if exchange.body is None:
+            assert exchange.can_splice
+            first = exchange.begin_splice()
+            await asyncio.get_running_loop().sock_sendall(ours, first)
+            moved = await exchange.splice(ours.fileno(), ready)
+            assert len(first) + moved == size
+        exchange.respond(200, b"", b"passed on")
+
+    async def receive() -> bytes:
+        parts = []
+        while sum(map(len, parts)) < size:
+            parts.append(await asyncio.get_running_loop().sock_recv(theirs, 100_000))
+        return b"".join(parts)
+
+    async with running(passes_on) as server:
+        peer = await server.connect()
+        for _ in range(2):
+            receiving = asyncio.create_task(receive())
+            whole = post(sent) + post(b"short")
+            for at in range(0, len(whole), 700_001):
+                peer.send(whole[at : at + 700_001])
+                await peer.writer.drain()
+            assert [(await peer.answer()).body for _ in range(2)] == [b"passed on"] * 2
+            assert await receiving == sent
+    ours.close()
+    theirs.close()
+
+
+async def test_a_caller_that_leaves_while_its_body_is_spliced_ends_the_handler() -> None:
+    ours, theirs = socket.socketpair()
+    ended = asyncio.Event()
+
+    async def never_writable(_descriptor: int, _writing: bool) -> None:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(_descriptor, event.set)
+        await event.wait()
+        loop.remove_reader(_descriptor)
+
+    async def passes_on(exchange: Exchange) -> None:
+        try:
+            exchange.begin_splice()
+            await exchange.splice(ours.fileno(), never_writable)
+        except (ClientGone, asyncio.CancelledError):
+            ended.set()
+            raise
+
+    async with running(passes_on) as server:
+        peer = await server.connect()
+        peer.send(post(b"", "/", Content_Length=str(10 * KEPT)) + bytes(KEPT // 2))
+        await until(lambda: any(c.exchange for c in server.server.connections), "the handler")
+        peer.writer.transport.abort()
+        await asyncio.wait_for(ended.wait(), 10)
+    ours.close()
+    theirs.close()

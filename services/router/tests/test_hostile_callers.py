@@ -7,7 +7,7 @@ import pytest
 from router_harness import BODY, Desired, FakeHost, RunningRouter, Seen, until
 
 from moorage_common.api_keys import ApiKey
-from moorage_router.upstream import Pool
+from moorage_router.pool import Pool
 
 
 async def one_version(router: RunningRouter, desired: Desired, host: FakeHost, **fields: object) -> ApiKey:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from router_harness import until
 
-from moorage_router.upstream import AnswerLost, Pool, UpstreamError
+from moorage_router.pool import Pool
+from moorage_router.upstream import AnswerLost, UpstreamError
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n"
@@ -109,6 +110,7 @@ class Stalled:
     """A body of which half comes."""
 
     length: int | None = 1_000_000
+    can_splice = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield bytes(400_000)

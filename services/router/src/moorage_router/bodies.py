@@ -31,10 +31,10 @@ class StreamedBody:
         """What has not come yet can go to a host's socket within the kernel."""
         return self.length is not None and self._exchange.can_splice
 
-    def take_received(self) -> bytes:
-        """What has come already; the rest is spliced."""
+    def begin_splice(self) -> bytes:
+        """What has come already, to be sent first."""
         self.started = True
-        part = self._exchange.take_received()
+        part = self._exchange.begin_splice()
         self.size += len(part)
         return part
 

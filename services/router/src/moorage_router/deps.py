@@ -25,13 +25,13 @@ from moorage_router.limits.limiter import Limiter
 from moorage_router.limits.store import LimitStore
 from moorage_router.load import LoadReporter
 from moorage_router.metrics import RouterMetrics, gauge
+from moorage_router.pool import SWEEP_S, Pool
 from moorage_router.replicas import EndpointTable
 from moorage_router.routes import RouteTable
 from moorage_router.settings import RouterSettings
 from moorage_router.stats_exchange import StatsExchange
 from moorage_router.tables import Tables
 from moorage_router.tenant_series import TenantSeriesResponder
-from moorage_router.upstream import SWEEP_S, Pool
 from moorage_router.usage import UsageMeter, UsageShipper
 from moorage_router.usage_log import UsageLog
 

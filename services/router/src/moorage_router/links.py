@@ -11,7 +11,8 @@ from typing import cast
 
 from moorage_common.contracts import host_frames
 from moorage_common.contracts.host_frames import Answer, BadFrame, Frames
-from moorage_router.upstream import CONNECT_TIMEOUT_S, AnswerLost, ConnectFailed, Overdue, UpstreamError
+from moorage_router.pool import CONNECT_TIMEOUT_S
+from moorage_router.upstream import AnswerLost, ConnectFailed, Overdue, UpstreamError
 
 _HELLO = f"GET {host_frames.PATH} HTTP/1.1\r\nconnection: upgrade\r\nupgrade: {host_frames.PROTOCOL}\r\n".encode()
 _ACCEPTED = b"HTTP/1.1 101 "

@@ -17,8 +17,9 @@ from moorage_common.contracts.versioned import Versioned
 from moorage_router import balancer
 from moorage_router.bodies import StreamedBody
 from moorage_router.links import Link, NotSpoken
+from moorage_router.pool import Pool
 from moorage_router.replies import HostReply, answer_at, of_frame, of_http
-from moorage_router.upstream import AnswerLost, Pool
+from moorage_router.upstream import AnswerLost
 
 log = structlog.get_logger()
 

@@ -1,23 +1,20 @@
-"""Keep-alive HTTP/1.1 to one address: asyncio protocols and httptools, a bounded number of connections."""
+"""One HTTP/1.1 connection to a host or service, on asyncio protocols and httptools; pool.py has many."""
 
 import asyncio
 import os
-import socket
-import time
-from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
 from moorage_common.http1.splicing import Ready
 
-CONNECT_TIMEOUT_S = 1.0
-SWEEP_S = 0.05
+if TYPE_CHECKING:
+    from moorage_router.pool import Pool
+
 _BUFFERED = 64 * 1024
 """An answer up to this size is handed over whole; a longer one is streamed from here on."""
 _READ_AHEAD = 256 * 1024
-_IDLE_S = 60.0
 _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"te", b"trailer", b"upgrade"}
 )
@@ -52,11 +49,11 @@ class Body(Protocol):
 
     @property
     def can_splice(self) -> bool:
-        """The rest can be moved by the kernel; `take_received`, then `splice`."""
+        """The rest can be moved by the kernel: `begin_splice`, then `splice`."""
         ...
 
-    def take_received(self) -> bytes:
-        """What has come."""
+    def begin_splice(self) -> bytes:
+        """What has come already, to be sent first."""
         ...
 
     async def splice(self, target: int, ready: Ready) -> None:
@@ -189,7 +186,7 @@ class Connection(asyncio.Protocol):
     async def _splice(self, transport: asyncio.Transport, body: Body) -> None:
         """Send the body from socket to socket, once what stands before it is out."""
         transport.set_write_buffer_limits(high=0)
-        transport.write(body.take_received())
+        transport.write(body.begin_splice())
         while transport.get_write_buffer_size():
             if self._write_paused:
                 self._writable = self._pool.loop.create_future()
@@ -330,112 +327,3 @@ class Connection(asyncio.Protocol):
     def _give(self, reply: Reply) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(reply)
-
-
-class Pool:
-    """Connections to one address. Waits in turn when all are busy."""
-
-    def __init__(self, address: str, most: int) -> None:
-        """`address` is `host:port`."""
-        self.loop = asyncio.get_running_loop()
-        self.address = address
-        host, _, port = address.rpartition(":")
-        self._host, self._port = host.strip("[]"), int(port)
-        self._most = most
-        self._idle: list[Connection] = []
-        self._all: set[Connection] = set()
-        self._opening = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._closed = False
-
-    async def exchange(self, head: bytes, body: bytes | Body, deadline: float) -> Reply:
-        """One request and its answer. Raises ConnectFailed, AnswerLost or Overdue."""
-        idle = self._idle
-        while idle:
-            connection = idle.pop()
-            if connection.open:
-                return await connection.exchange(head, body, deadline)
-        connection = await self._open(deadline)
-        return await connection.exchange(head, body, deadline)
-
-    async def _open(self, deadline: float) -> Connection:
-        while len(self._all) + self._opening >= self._most:
-            await self._turn(deadline)
-            while self._idle:
-                connection = self._idle.pop()
-                if connection.open:
-                    return connection
-        self._opening += 1
-        try:
-            timeout = min(CONNECT_TIMEOUT_S, deadline - time.monotonic())
-            async with asyncio.timeout(max(0.0, timeout)):
-                _, connection = await self.loop.create_connection(
-                    lambda: Connection(self), self._host, self._port, family=socket.AF_UNSPEC
-                )
-        except BaseException as error:
-            self._next()
-            if isinstance(error, OSError):  # TimeoutError is one
-                raise ConnectFailed(f"{self.address}: {error or 'no connection in time'}") from error
-            raise
-        finally:
-            self._opening -= 1
-        return connection
-
-    async def _turn(self, deadline: float) -> None:
-        waiting: asyncio.Future[None] = self.loop.create_future()
-        self._waiting.append(waiting)
-        try:
-            async with asyncio.timeout_at(self.loop.time() + max(0.0, deadline - time.monotonic())):
-                await waiting
-        except BaseException as error:
-            if waiting.done() and not waiting.cancelled():
-                self._next()
-            if isinstance(error, TimeoutError):
-                raise Overdue("no connection came free") from error
-            raise
-
-    def opened(self, connection: Connection) -> None:
-        self._all.add(connection)
-
-    def released(self, connection: Connection) -> None:
-        """Its exchange is over and it may serve another."""
-        if self._closed:
-            connection.abort(AnswerLost("pool closed"))
-            return
-        connection.idle_since = time.monotonic()
-        self._idle.append(connection)
-        self._next()
-
-    def dropped(self, connection: Connection) -> None:
-        self._all.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-        self._next()
-
-    def _next(self) -> None:
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_result(None)
-                return
-
-    @property
-    def empty(self) -> bool:
-        return not self._all and not self._opening
-
-    def sweep(self, now: float) -> None:
-        """End overdue exchanges and long idle connections; called every 50 ms."""
-        for connection in list(self._all):
-            if connection.busy:
-                if now >= connection.deadline:
-                    connection.abort(Overdue("no answer in time"))
-            elif now - connection.idle_since > _IDLE_S and connection in self._idle:
-                self._idle.remove(connection)
-                connection.abort(AnswerLost("idle"))
-
-    def close(self) -> None:
-        """Take no more; what is in flight ends by itself."""
-        self._closed = True
-        for connection in self._idle[:]:
-            connection.abort(AnswerLost("pool closed"))
-        self._idle.clear()

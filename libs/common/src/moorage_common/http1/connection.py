@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from moorage_common.http1.exchange import ClientGone, Exchange
-from moorage_common.http1.head import Head, status_line
+from moorage_common.http1.head import Head, answer_head, status_line
 from moorage_common.http1.incoming import Incoming
 from moorage_common.http1.receiving import BodyReceiver
 from moorage_common.http1.refusals import TOO_MANY, TOO_SLOW, Refusal
@@ -16,14 +16,11 @@ from moorage_common.http1.splicing import Ready, splice
 if TYPE_CHECKING:
     from moorage_common.http1.server import Server
 
-_CLOSE = b"connection: close\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_JOINED_BYTES = 64 * 1024
-"""Up to here joining head and body costs less than another segment does."""
+_JOINED_BYTES = 64 * 1024  # up to here joining head and body costs less than another segment does
 _KNOWN_MOST = 8 * 1024
 """A longer head is not kept: thousands of connections may be idle."""
-_NO_HEAD = b"\0"
-"""No request begins with it."""
+_NO_HEAD = b"\0"  # no request begins with it
 
 
 class Connection(asyncio.Protocol):
@@ -56,9 +53,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        server = self._server
-        server.connections.add(self)
-        if len(server.connections) > self.limits.connections:
+        self._server.connections.add(self)
+        if len(self._server.connections) > self.limits.connections:
             self._refuse(TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -180,8 +176,7 @@ class Connection(asyncio.Protocol):
     def _start(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self._idle = False
-        server = self._server
-        self._task = server.loop.create_task(server.run(exchange))
+        self._task = self._server.loop.create_task(self._server.run(exchange))
 
     def want_more(self, exchange: Exchange) -> None:
         """The handler took what there was of the body."""
@@ -218,6 +213,11 @@ class Connection(asyncio.Protocol):
             raise ClientGone
         return buffer
 
+    def leave_rest(self) -> None:
+        """Read no more here: the rest of the body goes elsewhere."""
+        self._elsewhere = True
+        self._flow()
+
     async def splice(self, exchange: Exchange, target: int, ready: Ready) -> int:
         """Move the rest of a long body to the socket `target`; its bytes. Raises ClientGone, OSError."""
         transport, incoming = self._transport, self._incoming
@@ -225,8 +225,6 @@ class Connection(asyncio.Protocol):
         if transport is None or exchange is not self.exchange or exchange is not incoming.reading or length is None:
             raise ClientGone
         left = length - exchange.received
-        self._elsewhere = True
-        self._flow()
         source = os.dup(transport.get_extra_info("socket").fileno())
         try:
             await splice(source, target, left, ready)
@@ -253,9 +251,7 @@ class Connection(asyncio.Protocol):
         if transport is None or exchange is not self.exchange:
             return
         close = self._closes(exchange)
-        head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
-            status_line(status), self._server.date, fields, _CLOSE if close else b"", len(body),
-        )  # fmt: skip
+        head = answer_head(status, self._server.date, fields, len(body), close=close)
         if exchange.head.method == b"HEAD":
             transport.write(head)
         elif len(body) > _JOINED_BYTES:
@@ -267,11 +263,9 @@ class Connection(asyncio.Protocol):
     def send_head(self, exchange: Exchange, status: int, fields: bytes, length: int | None) -> None:
         if self._transport is None or exchange is not self.exchange:
             raise ClientGone
-        framing = b"transfer-encoding: chunked\r\n" if length is None else b"content-length: %d\r\n" % length
         exchange.chunked_answer = length is None
         self._close_after = self._closes(exchange)
-        close = _CLOSE if self._close_after else b""
-        self._transport.write(b"%b%b%b%b%b\r\n" % (status_line(status), self._server.date, fields, close, framing))
+        self._transport.write(answer_head(status, self._server.date, fields, length, close=self._close_after))
 
     async def send_part(self, exchange: Exchange, part: bytes) -> None:
         if self._transport is None or exchange is not self.exchange:
@@ -339,9 +333,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._lingers:
             return
         body = refusal.body
-        head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (
-            status_line(refusal.status), self._server.date, refusal.fields, _CLOSE, len(body),
-        )  # fmt: skip
+        head = answer_head(refusal.status, self._server.date, refusal.fields, len(body), close=True)
         self._transport.write(head + body)
         self._end(read_whole=False)
 
@@ -352,8 +344,7 @@ class Connection(asyncio.Protocol):
         self.exchange = self._task = self._transport = None
         self._server.lost(self)
         self._incoming.close()
-        head = f"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n"
-        transport.write(head.encode())
+        transport.write(b"%bconnection: upgrade\r\nupgrade: %b\r\n\r\n" % (status_line(101), protocol.encode()))
         transport.set_protocol(successor)
         successor.connection_made(transport)
 

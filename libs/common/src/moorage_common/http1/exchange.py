@@ -96,8 +96,13 @@ class Exchange:
         expected = self.head.expects_continue and not self.continued
         return AVAILABLE and not (self.complete or self._lost or expected or self._connection.holds)
 
+    def begin_splice(self) -> bytes:
+        """What came in already, to be sent first; the rest stays where it is until `splice`."""
+        self._connection.leave_rest()
+        return self.take_received()
+
     async def splice(self, target: int, ready: Ready) -> int:
-        """Move what `take_received` has not given to the socket `target`; its bytes. Raises ClientGone, OSError."""
+        """Move the rest of the body to the socket `target`; its bytes. Raises ClientGone, OSError."""
         return await self._connection.splice(self, target, ready)
 
     def wait_with(self, arrived: "asyncio.Future[None]") -> None:

@@ -11,8 +11,19 @@ Fields = list[tuple[bytes, bytes]]
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
+_CLOSE = b"connection: close\r\n"
+
+
 def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def answer_head(status: int, date: bytes, fields: bytes, length: int | None, *, close: bool) -> bytes:
+    """The head of an answer of `length` bytes, chunked where that is None."""
+    framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+    return b"%b%b%b%b%b\r\n\r\n" % (
+        _STATUS_LINES.get(status) or status_line(status), date, fields, _CLOSE if close else b"", framing,
+    )  # fmt: skip
 
 
 class Head:

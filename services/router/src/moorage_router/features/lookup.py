@@ -11,7 +11,8 @@ from moorage_common.contracts.features import FeatureStatus, OnlineRequest
 from moorage_common.contracts.routes import FeatureJoin
 from moorage_common.errors import Internal, MoorageError, Unavailable, Unprocessable
 from moorage_router.features.offload import offload
-from moorage_router.upstream import ConnectFailed, Pool, Reply, UpstreamError
+from moorage_router.pool import Pool
+from moorage_router.upstream import ConnectFailed, Reply, UpstreamError
 
 _NAMED_MISSES = 8
 
