@@ -125,7 +125,7 @@ def _frame(data: bytes, at: int, end: int) -> Call | Answer | int:
             if body <= end and state < len(STATES):
                 fields = data[at + _ANSWER.size : body]
                 return Answer(call_id, status, service_us, queue_us, rows, state, fields, data[body:end])
-        elif kind == CANCEL:
+        elif kind == CANCEL and end - at == _CANCEL.size:
             return int(_CANCEL.unpack_from(data, at)[2])
     except (struct.error, IndexError):
         pass
