@@ -157,7 +157,8 @@ def test_whole_header_lines_are_fields(lines: bytes) -> None:
     [
         b"a: b", b"a: b\r", b"a: b\n", b"\r\n", b"a: b\r\n\r\n", b"\r\na: b\r\n", b"a: b\r\n\r\nHTTP/1.1 200 OK\r\n",
         b": b\r\n", b"a:b\r\n", b"a : b\r\n", b" a: b\r\n", b"a: b\r\n c\r\n", b"a: b\rc: d\r\n", b"a: b\nc: d\r\n",
-        b"a: b\0\r\n", b"a\0: b\r\n", b"a: \x7f\r\n", b"a b: c\r\n", b"a(: b\r\n", b"A: b\r\n", b"\xe9: b\r\n", b"a\r\n",
+        b"a: b\0\r\n", b"a\0: b\r\n", b"a: \x7f\r\n", b"a b: c\r\n", b"a(: b\r\n", b"A: b\r\n", b"\xe9: b\r\n",
+        b"a\r\n",
     ],
 )  # fmt: skip
 def test_what_could_end_a_head_or_be_read_in_two_ways_is_no_field(text: bytes) -> None:

@@ -88,15 +88,21 @@ def are_fields(text: bytes) -> bool:
 class Frames:
     """Splits a stream into frames. One a connection."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_rest", "_wanted")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._wanted = 0
 
     def feed(self, data: bytes) -> list[Call | Answer | int]:
         """The frames that are whole now; a cancel is its id. Raises BadFrame."""
-        if self._rest:
-            data = self._rest + data
+        rest = self._rest
+        if rest:
+            rest += data
+            if len(rest) < self._wanted:
+                return []
+            data = bytes(rest)
+            rest.clear()
         found: list[Call | Answer | int] = []
         at, size = 0, len(data)
         while size - at >= _LENGTH.size:
@@ -104,10 +110,14 @@ class Frames:
             if end - at > MOST_BYTES:
                 raise BadFrame("a frame is too long")
             if end > size:
+                self._wanted = end - at
                 break
             found.append(_frame(data, at, end))
             at = end
-        self._rest = data[at:] if at else data
+        else:
+            self._wanted = _LENGTH.size
+        if at < size:
+            rest += data[at:]
         return found
 
 
