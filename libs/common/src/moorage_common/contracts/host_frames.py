@@ -32,7 +32,11 @@ _LENGTH = struct.Struct("!I")
 _CALL = struct.Struct("!IBIIH55s")
 _CANCEL = struct.Struct("!IBI")
 _ANSWER = struct.Struct("!IBIHIIIBH")
-_FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+: [^\x00-\x1f\x7f]*\r\n)*")
+_NOT_AN_ANSWERS = (
+    rb"connection|content-length|date|keep-alive|moorage-out-[^:]*|moorage-request-id|proxy-connection|server|te"
+    rb"|trailer|transfer-encoding|upgrade"
+)
+_FIELDS = re.compile(rb"(?:(?!(?:%b): )[!#$%%&'*+\-.^_`|~0-9a-z]+: [^\x00-\x1f\x7f]*\r\n)*" % _NOT_AN_ANSWERS)
 _U32 = 0xFFFFFFFF
 
 
@@ -81,7 +85,8 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def are_fields(text: bytes) -> bool:
-    """Whether `text` is whole header lines, so that it cannot end a head or begin another answer."""
+    """Whether `text` is whole header lines that a router may send on: none of them ends a head, frames a body or is the
+    router's own to write, so that it cannot begin another answer."""
     return _FIELDS.fullmatch(text) is not None
 
 
