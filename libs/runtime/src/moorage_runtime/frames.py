@@ -77,6 +77,9 @@ class Link(asyncio.Protocol):
                 task = self._tasks.pop(frame, None)
                 if task is not None:
                     task.cancel()
+            else:
+                self._abort()
+                return
 
     def _abort(self) -> None:
         if self._transport is not None:
