@@ -9,8 +9,9 @@ a host that does not know it answers with another status than 101, and is called
              | field bytes u16 | fields | body
 
 `length` counts what follows it. A call's head is an HTTP request line and header lines, the same for all calls of one
-caller to one version, so that a host reads each but once. An answer's fields are header lines for the caller. An
-answer longer than FRAMED_BYTES has the header ANSWER_AT instead of its body: it is read over HTTP from that path, once.
+caller to one version, so that a host reads each but once. An answer's status is 200 or a refusal's, its
+fields are header lines for the caller. An answer longer than FRAMED_BYTES has the header ANSWER_AT instead of its body:
+it is read over HTTP from that path, once.
 """
 
 import re
