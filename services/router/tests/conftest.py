@@ -11,6 +11,7 @@ from moorage_common.testing.servers import Server
 from moorage_router.settings import RouterSettings
 
 sys.path.append(str(Path(__file__).parent))
+from framed_host import FramedHost
 from router_harness import PEPPER, Desired, FakeHost, RunningRouter, serving
 
 
@@ -44,6 +45,22 @@ async def host() -> AsyncIterator[FakeHost]:
 @pytest.fixture
 async def other_host() -> AsyncIterator[FakeHost]:
     two = FakeHost("host-2", token="token-2")
+    await two.start()
+    yield two
+    await two.kill()
+
+
+@pytest.fixture
+async def framed() -> AsyncIterator[FramedHost]:
+    one = FramedHost("host-1")
+    await one.start()
+    yield one
+    await one.kill()
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[FramedHost]:
+    two = FramedHost("host-2", token="token-2")
     await two.start()
     yield two
     await two.kill()

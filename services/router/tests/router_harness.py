@@ -98,13 +98,17 @@ class FakeHost:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while (seen := await _read_request(reader)) is not None:
                 if seen.path == host_frames.PATH:
-                    writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                    await self._greet(seen, reader, writer)
                     continue
                 self.seen.append(seen)
                 if self.behaviour is None or not await self.behaviour(self, seen, writer):
                     await self._answer(seen, writer)
         self._writers.discard(writer)
         writer.close()
+
+    async def _greet(self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A router asks for a link."""
+        writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
 
     async def _answer(self, seen: Seen, writer: asyncio.StreamWriter) -> None:
         if seen.headers.get("moorage-host-token") != self.token:

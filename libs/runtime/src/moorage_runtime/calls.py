@@ -66,9 +66,12 @@ def asked_of(path: bytes, fields: dict[bytes, bytes]) -> Asked | None:
     return None
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)
 def asked_in(head: bytes) -> Asked:
-    """The call of a frame's head, read once for all that are the same. Raises NotFound."""
+    """The call of a frame's head, read once for all that are the same. Raises NotFound.
+
+    A head has up to 64 kB, and a caller may send another with every call.
+    """
     line, *lines = head.split(b"\r\n")
     _method, _, rest = line.partition(b" ")
     fields = {name: value for name, _, value in (text.partition(b": ") for text in lines)}

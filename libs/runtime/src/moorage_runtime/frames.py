@@ -29,9 +29,10 @@ class Link(asyncio.Protocol):
         """Calls that are not answered yet."""
         return len(self._tasks)
 
-    def end(self) -> None:
-        """Close once everything is answered."""
+    def end(self, refuse: Serve | None = None) -> None:
+        """Close once everything is answered; `refuse` answers what is still asked."""
         self._ends = True
+        self._serve = refuse or self._serve
         if not self._tasks:
             self._close()
 
@@ -77,6 +78,9 @@ class Link(asyncio.Protocol):
                 task = self._tasks.pop(frame, None)
                 if task is not None:
                     task.cancel()
+            else:
+                self._abort()
+                return
 
     def _abort(self) -> None:
         if self._transport is not None:

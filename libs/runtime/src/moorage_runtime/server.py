@@ -5,17 +5,20 @@ import hmac
 import secrets
 import socket
 import threading
+import time
 
 import uvloop
 
 from moorage_common.contracts import host_calls, host_frames
-from moorage_common.errors import BadRequest, MoorageError, NotFound, TooLarge, Unauthenticated
+from moorage_common.errors import BadRequest, MoorageError, NotFound, TooLarge, Unauthenticated, Unavailable
 from moorage_common.http1 import ClientGone, Exchange, Server
 from moorage_runtime.calls import Asked, Calls, Reply, asked_in, asked_of, deadline_in, failure, refusal
 from moorage_runtime.frames import Link
 
 DEFAULT_DEADLINE_MS = 30_000
 STOP_S = 15.0
+LINKS_LINGER_S = 1.0
+"""For so long a stopping host takes calls of routers that have not heard of it yet."""
 KEPT_ANSWERS = 256
 """Answers too long for a frame that wait to be read."""
 _JSON = b"content-type: application/json\r\n"
@@ -110,6 +113,11 @@ class HostApp:
             call.id, reply.status, reply.service_us, reply.queue_us, reply.rows, state, fields, body
         )
 
+    async def refuse_frame(self, call: host_frames.Call) -> host_frames.Answer:
+        """Send one call of a link elsewhere."""
+        reply = refusal(Unavailable("this replica host stops; try again", code="draining", retry_after_s=1))
+        return host_frames.Answer(call.id, reply.status, 0, 0, 0, 0, reply.fields, reply.body)
+
     def _keep(self, reply: Reply, left_ms: int) -> bytes:
         """Keep a long answer until it is read, for as long as its caller waits; the header line that tells where."""
         if len(self._kept) >= KEPT_ANSWERS:
@@ -176,9 +184,9 @@ class HostServer:
         for link in list(self._app.links):
             link.end()
         await server.drain()
-        await _all_answered(self._app.links)
-
-
-async def _all_answered(links: set[Link]) -> None:
-    while links:  # noqa: ASYNC110 - rare, and bounded by whoever joins this thread
-        await asyncio.sleep(0.02)
+        refused_at = time.monotonic() + LINKS_LINGER_S
+        while self._app.links:  # rare, and bounded by whoever joins this thread
+            refuse = self._app.refuse_frame if time.monotonic() > refused_at else None
+            for link in list(self._app.links):  # a router may have come anew
+                link.end(refuse)
+            await asyncio.sleep(0.02)

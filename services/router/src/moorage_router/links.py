@@ -123,8 +123,8 @@ class _Wire(asyncio.Protocol):
         return self._transport is not None and not self._closing
 
     async def call(self, head: bytes, traceparent: bytes, body: bytes, deadline: float) -> Answer:
-        while self._writable is not None:
-            await self._writable
+        if self._writable is not None:
+            await self._until_writable(deadline)
         if self._transport is None:
             raise ConnectFailed("closed before the call")
         call_id = next(self._ids) & 0xFFFFFFFF
@@ -141,6 +141,15 @@ class _Wire(asyncio.Protocol):
             self._calls.pop(call_id, None)
             if self._closing and not self._calls:
                 self._end()
+
+    async def _until_writable(self, deadline: float) -> None:
+        """Wait for the host to read. Raises Overdue."""
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                while self._writable is not None:
+                    await asyncio.shield(self._writable)  # others wait for it too
+        except TimeoutError as error:
+            raise Overdue("the host did not read in time") from error
 
     def _send(self, frame: bytes) -> None:
         out = self._out

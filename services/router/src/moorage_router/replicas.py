@@ -19,7 +19,7 @@ from moorage_router.bodies import StreamedBody
 from moorage_router.links import Link, NotSpoken
 from moorage_router.pool import Pool
 from moorage_router.replies import HostReply, answer_at, of_frame, of_http
-from moorage_router.upstream import AnswerLost
+from moorage_router.upstream import AnswerLost, ConnectFailed
 
 log = structlog.get_logger()
 
@@ -76,7 +76,10 @@ class Host:
     async def _read(self, at: bytes, reply: HostReply, deadline: float) -> HostReply:
         """The answer that was too long for a frame."""
         head = b"GET %b HTTP/1.1\r\n%bcontent-length: 0\r\n\r\n" % (at, self.headers)
-        found = of_http(await self.pool.exchange(head, b"", deadline))
+        try:
+            found = of_http(await self.pool.exchange(head, b"", deadline))
+        except ConnectFailed as error:
+            raise AnswerLost(f"the answer cannot be read: {error}") from error
         if found.status != reply.status:
             found.discard()
             raise AnswerLost("the answer is not there any more")

@@ -66,10 +66,14 @@ def of_http(reply: Reply) -> HostReply:
 
 
 def of_frame(answer: host_frames.Answer) -> HostReply:
-    """An answer in a frame. Raises AnswerLost for fields that are not header lines."""
+    """An answer in a frame. Raises AnswerLost for fields that are not header lines, or a status that no answer has."""
     if not _are_fields(answer.fields):
         raise AnswerLost("the answer's header lines are malformed")
-    code = b"" if answer.status < 400 else _error_code(answer.fields)
+    code = b""
+    if answer.status != 200:
+        if not 400 <= answer.status < 600:
+            raise AnswerLost(f"no answer has the status {answer.status}")
+        code = _error_code(answer.fields)
     return HostReply(answer.status, answer.fields, answer.body, answer.rows, answer.service_us, code)
 
 

@@ -9,8 +9,9 @@ a host that does not know it answers with another status than 101, and is called
              | field bytes u16 | fields | body
 
 `length` counts what follows it. A call's head is an HTTP request line and header lines, the same for all calls of one
-caller to one version, so that a host reads each but once. An answer's fields are header lines for the caller. An
-answer longer than FRAMED_BYTES has the header ANSWER_AT instead of its body: it is read over HTTP from that path, once.
+caller to one version, so that a host reads each but once. An answer's status is 200 or a refusal's, its
+fields are header lines for the caller. An answer longer than FRAMED_BYTES has the header ANSWER_AT instead of its body:
+it is read over HTTP from that path, once.
 """
 
 import re
@@ -32,7 +33,11 @@ _LENGTH = struct.Struct("!I")
 _CALL = struct.Struct("!IBIIH55s")
 _CANCEL = struct.Struct("!IBI")
 _ANSWER = struct.Struct("!IBIHIIIBH")
-_FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9a-z]+: [^\x00-\x1f\x7f]*\r\n)*")
+_NOT_AN_ANSWERS = (
+    rb"connection|content-length|date|keep-alive|moorage-out-[^:]*|moorage-request-id|proxy-connection|server|te"
+    rb"|trailer|transfer-encoding|upgrade"
+)
+_FIELDS = re.compile(rb"(?:(?!(?:%b): )[!#$%%&'*+\-.^_`|~0-9a-z]+: [^\x00-\x1f\x7f]*\r\n)*" % _NOT_AN_ANSWERS)
 _U32 = 0xFFFFFFFF
 
 
@@ -81,22 +86,29 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def are_fields(text: bytes) -> bool:
-    """Whether `text` is whole header lines, so that it cannot end a head or begin another answer."""
+    """Whether `text` is whole header lines that a router may send on: none of them ends a head, frames a body or is the
+    router's own to write, so that it cannot begin another answer."""
     return _FIELDS.fullmatch(text) is not None
 
 
 class Frames:
     """Splits a stream into frames. One a connection."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_rest", "_wanted")
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
+        self._wanted = 0
 
     def feed(self, data: bytes) -> list[Call | Answer | int]:
         """The frames that are whole now; a cancel is its id. Raises BadFrame."""
-        if self._rest:
-            data = self._rest + data
+        rest = self._rest
+        if rest:
+            rest += data
+            if len(rest) < self._wanted:
+                return []
+            data = bytes(rest)
+            rest.clear()
         found: list[Call | Answer | int] = []
         at, size = 0, len(data)
         while size - at >= _LENGTH.size:
@@ -104,10 +116,14 @@ class Frames:
             if end - at > MOST_BYTES:
                 raise BadFrame("a frame is too long")
             if end > size:
+                self._wanted = end - at
                 break
             found.append(_frame(data, at, end))
             at = end
-        self._rest = data[at:] if at else data
+        else:
+            self._wanted = _LENGTH.size
+        if at < size:
+            rest += data[at:]
         return found
 
 
@@ -125,7 +141,7 @@ def _frame(data: bytes, at: int, end: int) -> Call | Answer | int:
             if body <= end and state < len(STATES):
                 fields = data[at + _ANSWER.size : body]
                 return Answer(call_id, status, service_us, queue_us, rows, state, fields, data[body:end])
-        elif kind == CANCEL:
+        elif kind == CANCEL and end - at == _CANCEL.size:
             return int(_CANCEL.unpack_from(data, at)[2])
     except (struct.error, IndexError):
         pass
