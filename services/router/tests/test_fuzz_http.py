@@ -27,8 +27,8 @@ MOST_MB = 150
 TOKENS = [
     *(bytes([byte]) for byte in b"\r\n\0: \t,-0"), b"\r\n", b"\xff\xfe", b"%0d%0aX:%20y", b"/../", b"//", b"?a=b",
     b"HTTP/1.0", b"9" * 20, b"X: " + b"y" * 3000 + b"\r\n", b" folded\r\n", b"0\r\n\r\n", b"5\r\nabcde\r\n",
-    b"Host: other\r\n", b"Content-Length: 8\r\n", b"Content-Length: 3\r\n", b"Content-Length: 80\r\n",
-    b"Content-Encoding: gzip\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n", b"Connection: close\r\n",
+    b"Content-Length: 8\r\n", b"Content-Length: 3\r\n", b"Content-Length: 80\r\n", b"Content-Encoding: gzip\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n", b"Connection: close\r\n", b"Host: other\r\n",
     b"Expect: 100-continue\r\n", b"Connection: upgrade\r\nUpgrade: h2c\r\n", b"traceparent: 00-x\r\n",
     b"Inference-Header-Content-Length: 4\r\n", b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n",
     b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n\r\n",

@@ -253,7 +253,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._pool.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -379,6 +378,8 @@ class Pool:
             raise
         finally:
             self._opening -= 1
+        if connection.open:  # counted only here: uvloop never tells of the end of one that was given up before
+            self._all.add(connection)
         return connection
 
     async def _turn(self, deadline: float) -> None:
@@ -393,9 +394,6 @@ class Pool:
             if isinstance(error, TimeoutError):
                 raise Overdue("no connection came free") from error
             raise
-
-    def opened(self, connection: Connection) -> None:
-        self._all.add(connection)
 
     def released(self, connection: Connection) -> None:
         """Its exchange is over and it may serve another."""
