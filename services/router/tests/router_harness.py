@@ -268,6 +268,7 @@ async def serving(settings: RouterSettings) -> AsyncIterator[RunningRouter]:
     app = RouterApp(settings)
     stop = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # uvloop, in __main__, does it
         port = listener.getsockname()[1]
         task = asyncio.create_task(app.run(listener, stop))
         try:

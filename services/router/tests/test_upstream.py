@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 import pytest
+import uvloop
 from router_harness import until
 
 from moorage_router.pool import Pool
@@ -64,19 +65,28 @@ async def test_when_a_host_dies_all_that_wait_for_a_connection_hear_of_it() -> N
         assert pool.empty
 
 
-async def test_a_caller_that_gives_up_while_a_connection_opens_leaves_its_place_to_the_next() -> None:
+@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_caller_that_gives_up_while_a_connection_opens_leaves_its_place_to_the_next(
+    run: Callable[[Coroutine[None, None, None]], None], turns: int
+) -> None:
+    run(_give_up_after(turns))
+
+
+async def _give_up_after(turns: int) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await reader.readuntil(b"\r\n\r\n")
             writer.write(OK)
 
     async with host(answer) as (pool, _die), asyncio.timeout(10):
-        first = [asyncio.create_task(ask(pool)) for _ in range(2)]
-        await asyncio.sleep(0)
+        for _ in range(4):
+            first = [asyncio.create_task(ask(pool)) for _ in range(2)]
+            for _turn in range(turns):
+                await asyncio.sleep(0)
+            for task in first:
+                task.cancel()
         rest = [asyncio.create_task(ask(pool)) for _ in range(5)]
-        await asyncio.sleep(0)
-        for task in first:
-            task.cancel()
         assert await asyncio.gather(*rest) == [b"ok"] * 5
 
 

@@ -59,6 +59,8 @@ class Pool:
             raise
         finally:
             self._opening -= 1
+        if connection.open:  # counted only here: uvloop never tells of the end of one that was given up before
+            self._all.add(connection)
         return connection
 
     async def _turn(self, deadline: float) -> None:
@@ -73,9 +75,6 @@ class Pool:
             if isinstance(error, TimeoutError):
                 raise Overdue("no connection came free") from error
             raise
-
-    def opened(self, connection: Connection) -> None:
-        self._all.add(connection)
 
     def released(self, connection: Connection) -> None:
         """Its exchange is over and it may serve another."""

@@ -250,7 +250,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._pool.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
