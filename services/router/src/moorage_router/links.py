@@ -70,15 +70,19 @@ class Link:
     async def _connect(self) -> "_Wire":
         host, _, port = self._address.rpartition(":")
         loop = asyncio.get_running_loop()
+        wire = _Wire(self._hello)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, wire = await loop.create_connection(lambda: _Wire(self._hello), host.strip("[]"), int(port))
+                await loop.create_connection(lambda: wire, host.strip("[]"), int(port))
                 self._spoken = await wire.accepted
-        except OSError as error:  # TimeoutError is one
-            raise ConnectFailed(f"{self._address}: {error or 'no connection in time'}") from error
-        if not self._spoken:
+            if not self._spoken:
+                raise NotSpoken
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError; a name that is none is a UnicodeError
             wire.close()
-            raise NotSpoken
+            raise ConnectFailed(f"{self._address}: {str(error) or 'no connection in time'}") from error
+        except BaseException:
+            wire.close()
+            raise
         self._wire = wire
         return wire
 
