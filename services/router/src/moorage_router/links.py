@@ -38,6 +38,7 @@ class Link:
         self._address = address
         self._hello = b"%b%b\r\n" % (_HELLO, headers)
         self._spoken = True
+        self._closed = False
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[_Wire] | None = None
 
@@ -58,6 +59,8 @@ class Link:
     async def _open(self, deadline: float) -> "_Wire":
         if not self._spoken:
             raise NotSpoken
+        if self._closed:
+            raise ConnectFailed(f"{self._address}: closed")
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name="link-connect")
             self._connecting.add_done_callback(self._connected)
@@ -77,6 +80,8 @@ class Link:
                 self._spoken = await wire.accepted
             if not self._spoken:
                 raise NotSpoken
+            if self._closed:
+                raise ConnectFailed(f"{self._address}: closed")
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError; a name that is none is a UnicodeError
             wire.close()
             raise ConnectFailed(f"{self._address}: {str(error) or 'no connection in time'}") from error
@@ -98,10 +103,12 @@ class Link:
 
     @property
     def empty(self) -> bool:
-        return self._connecting is None and (self._wire is None or not self._wire.is_open)
+        """Nothing is under way."""
+        return self._connecting is None and (self._wire is None or self._wire.is_lost)
 
     def close(self) -> None:
         """Take no more; the connection ends with the last answer."""
+        self._closed = True
         if self._wire is not None:
             self._wire.close()
 
@@ -125,6 +132,10 @@ class _Wire(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._closing
+
+    @property
+    def is_lost(self) -> bool:
+        return self._transport is None
 
     async def call(self, head: bytes, traceparent: bytes, body: bytes, deadline: float) -> Answer:
         if self._writable is not None:
