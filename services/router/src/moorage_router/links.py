@@ -16,6 +16,8 @@ from moorage_router.upstream import AnswerLost, ConnectFailed, Overdue, Upstream
 
 _HELLO = f"GET {host_frames.PATH} HTTP/1.1\r\nconnection: upgrade\r\nupgrade: {host_frames.PROTOCOL}\r\n".encode()
 _ACCEPTED = b"HTTP/1.1 101 "
+_RENEW_S = 1.0
+"""Not more often is a silent host connected to anew."""
 
 
 class NotSpoken(Exception):
@@ -23,10 +25,11 @@ class NotSpoken(Exception):
 
 
 class _Pending:
-    __slots__ = ("answer", "deadline")
+    __slots__ = ("answer", "deadline", "since")
 
-    def __init__(self, answer: "asyncio.Future[Answer]", deadline: float) -> None:
+    def __init__(self, answer: "asyncio.Future[Answer]", since: float, deadline: float) -> None:
         self.answer = answer
+        self.since = since
         self.deadline = deadline
 
 
@@ -38,7 +41,10 @@ class Link:
         self._address = address
         self._hello = b"%b%b\r\n" % (_HELLO, headers)
         self._spoken = True
+        self._closed = False
         self._wire: _Wire | None = None
+        self._wires: list[_Wire] = []
+        self._renewed_at = 0.0
         self._connecting: asyncio.Task[_Wire] | None = None
 
     async def call(self, head: bytes, traceparent: bytes, body: bytes, deadline: float) -> Answer:
@@ -58,6 +64,8 @@ class Link:
     async def _open(self, deadline: float) -> "_Wire":
         if not self._spoken:
             raise NotSpoken
+        if self._closed:
+            raise ConnectFailed(f"{self._address}: closed")
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name="link-connect")
             self._connecting.add_done_callback(self._connected)
@@ -70,16 +78,23 @@ class Link:
     async def _connect(self) -> "_Wire":
         host, _, port = self._address.rpartition(":")
         loop = asyncio.get_running_loop()
+        wire = _Wire(self._hello)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, wire = await loop.create_connection(lambda: _Wire(self._hello), host.strip("[]"), int(port))
+                await loop.create_connection(lambda: wire, host.strip("[]"), int(port))
                 self._spoken = await wire.accepted
-        except OSError as error:  # TimeoutError is one
-            raise ConnectFailed(f"{self._address}: {error or 'no connection in time'}") from error
-        if not self._spoken:
+            if not self._spoken:
+                raise NotSpoken
+            if self._closed:
+                raise ConnectFailed(f"{self._address}: closed")
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError; a name that is none is a UnicodeError
             wire.close()
-            raise NotSpoken
+            raise ConnectFailed(f"{self._address}: {str(error) or 'no connection in time'}") from error
+        except BaseException:
+            wire.close()
+            raise
         self._wire = wire
+        self._wires.append(wire)
         return wire
 
     def _connected(self, task: "asyncio.Task[_Wire]") -> None:
@@ -88,18 +103,30 @@ class Link:
             task.exception()
 
     def sweep(self, now: float) -> None:
-        """End overdue calls; called every 50 ms."""
-        if self._wire is not None:
-            self._wire.sweep(now)
+        """End overdue calls; called every 50 ms.
+
+        A host that was silent for all the time of an overdue call may have vanished without a word: further calls go
+        over a connection of their own, whose failure tells. Those under way keep theirs.
+        """
+        if not self._wires:
+            return
+        for wire in self._wires:
+            is_silent = wire.sweep(now)
+            if is_silent and wire is self._wire and now - self._renewed_at > _RENEW_S:
+                self._renewed_at = now
+                wire.close()
+        self._wires = [wire for wire in self._wires if not wire.is_lost]
 
     @property
     def empty(self) -> bool:
-        return self._connecting is None and (self._wire is None or not self._wire.is_open)
+        """Nothing is under way."""
+        return self._connecting is None and all(wire.is_lost for wire in self._wires)
 
     def close(self) -> None:
         """Take no more; the connection ends with the last answer."""
-        if self._wire is not None:
-            self._wire.close()
+        self._closed = True
+        for wire in self._wires:
+            wire.close()
 
 
 class _Wire(asyncio.Protocol):
@@ -116,11 +143,16 @@ class _Wire(asyncio.Protocol):
         self._out: list[bytes] = []
         self._writable: asyncio.Future[None] | None = None
         self._closing = False
+        self._heard_at = 0.0
         self.accepted: asyncio.Future[bool] = self._loop.create_future()
 
     @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._closing
+
+    @property
+    def is_lost(self) -> bool:
+        return self._transport is None
 
     async def call(self, head: bytes, traceparent: bytes, body: bytes, deadline: float) -> Answer:
         if self._writable is not None:
@@ -129,8 +161,9 @@ class _Wire(asyncio.Protocol):
             raise ConnectFailed("closed before the call")
         call_id = next(self._ids) & 0xFFFFFFFF
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._calls[call_id] = _Pending(answer, deadline)
-        left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+        since = time.monotonic()
+        self._calls[call_id] = _Pending(answer, since, deadline)
+        left_ms = max(1, int((deadline - since) * 1000))
         self._send(host_frames.encode_call(host_frames.Call(call_id, left_ms, traceparent, head, body)))
         try:
             return await answer
@@ -162,10 +195,14 @@ class _Wire(asyncio.Protocol):
         if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
-    def sweep(self, now: float) -> None:
+    def sweep(self, now: float) -> bool:
+        """End overdue calls. Whether nothing came in all the time of one of them."""
+        is_silent = False
         for pending in self._calls.values():
             if now >= pending.deadline and not pending.answer.done():
                 pending.answer.set_exception(Overdue("no answer in time"))
+                is_silent = is_silent or self._heard_at <= pending.since
+        return is_silent
 
     def close(self) -> None:
         self._closing = True
@@ -202,6 +239,7 @@ class _Wire(asyncio.Protocol):
             writable.set_result(None)
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = time.monotonic()
         if self._greeting is not None:
             greeting, end, data = (self._greeting + data).partition(b"\r\n\r\n")
             if not end:

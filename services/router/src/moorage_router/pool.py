@@ -55,7 +55,7 @@ class Pool:
         except BaseException as error:
             self._next()
             if isinstance(error, OSError):  # TimeoutError is one
-                raise ConnectFailed(f"{self.address}: {error or 'no connection in time'}") from error
+                raise ConnectFailed(f"{self.address}: {str(error) or 'no connection in time'}") from error
             raise
         finally:
             self._opening -= 1
