@@ -187,17 +187,21 @@ class Connection(asyncio.Protocol):
         """Send the body from socket to socket, once what stands before it is out."""
         transport.set_write_buffer_limits(high=0)
         transport.write(body.begin_splice())
-        while transport.get_write_buffer_size():
-            if self._write_paused:
-                self._writable = self._pool.loop.create_future()
-                await self._writable
-            else:
-                await asyncio.sleep(0)
-        target = os.dup(transport.get_extra_info("socket").fileno())
         try:
-            await body.splice(target, self._ready)
+            while transport.get_write_buffer_size():
+                if self._write_paused:
+                    self._writable = self._pool.loop.create_future()
+                    await self._writable
+                else:
+                    await asyncio.sleep(0)
+            target = os.dup(transport.get_extra_info("socket").fileno())
+            try:
+                await body.splice(target, self._ready)
+            finally:
+                os.close(target)
+        except OSError as error:
+            raise AnswerLost(str(error)) from error
         finally:
-            os.close(target)
             transport.set_write_buffer_limits()
 
     async def _ready(self, descriptor: int, writing: bool) -> None:

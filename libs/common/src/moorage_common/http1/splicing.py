@@ -26,14 +26,14 @@ async def splice(source: int, target: int, count: int, ready: Ready) -> None:
     """Move `count` bytes between two sockets that do not block.
 
     Raises:
-        EOFError: the source ended before.
+        EOFError: the source ended before, or was reset.
         OSError: the target is closed.
     """
     pipe = _spare.pop() if _spare else _pipe()
     left, held = count, 0
     try:
         while left or held:
-            if left and (taken := _move(source, pipe[1], min(left, PIPE_BYTES - held))) is not None:
+            if left and (taken := _taken(source, pipe[1], min(left, PIPE_BYTES - held))) is not None:
                 if taken == 0:
                     raise EOFError
                 left -= taken
@@ -59,6 +59,13 @@ def _pipe() -> tuple[int, int]:
     with contextlib.suppress(OSError):  # more than this user may have: a smaller one does as well
         fcntl.fcntl(ends[1], _F_SETPIPE_SZ, PIPE_BYTES)
     return ends
+
+
+def _taken(source: int, pipe: int, count: int) -> int | None:
+    try:
+        return _move(source, pipe, count)
+    except OSError:
+        return 0
 
 
 def _move(source: int, target: int, count: int) -> int | None:
