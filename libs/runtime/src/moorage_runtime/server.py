@@ -19,8 +19,8 @@ DEFAULT_DEADLINE_MS = 30_000
 STOP_S = 15.0
 LINKS_LINGER_S = 1.0
 """For so long a stopping host takes calls of routers that have not heard of it yet."""
-KEPT_ANSWERS = 256
-"""Answers too long for a frame that wait to be read."""
+KEPT_ANSWERS = 1024
+"""Answers too long for a frame that wait to be read: as many as a host answers at once."""
 _JSON = b"content-type: application/json\r\n"
 _TOKEN = host_calls.TOKEN.encode()
 _TENANT = host_calls.TENANT.encode()

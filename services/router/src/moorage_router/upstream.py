@@ -208,7 +208,11 @@ class Connection(asyncio.Protocol):
         loop = self._pool.loop
         ready = asyncio.Event()
         add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
-        add(descriptor, ready.set)
+        try:
+            add(descriptor, ready.set)
+        except OSError:  # the loop has not let go of an earlier one of that number yet: look again soon
+            await asyncio.sleep(0.001)
+            return
         try:
             await ready.wait()
         finally:
