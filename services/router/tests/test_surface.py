@@ -241,3 +241,14 @@ async def test_no_key_in_clear_reaches_logs_or_disk(
         if path.is_file():
             assert key.secret.encode() not in path.read_bytes()
     assert key.secret not in caplog.text
+
+
+async def test_an_encoded_slash_is_no_part_of_a_path(router: RunningRouter, desired: Desired, host: FakeHost) -> None:
+    """A proxy that lets some paths through sees the same path as the router."""
+    key = await desired.key()
+    await desired.route({1: 10_000})
+    await desired.host(host, 1)
+    await router.knows(key, 1)
+    assert (await router.infer(key, "/v2/models/m%2Finfer")).status_code == 405
+    assert (await router.infer(key, "/v2%2Fmodels/m/infer")).status_code == 404
+    assert (await router.infer(key, "/v2/models/%6D/infer")).status_code == 200

@@ -17,6 +17,7 @@ from moorage_runtime.v2.compression import is_packed, packed, unpack
 log = structlog.get_logger()
 
 _JSON = b"content-type: application/json\r\n"
+_PLAIN = {"content-type": "application/json"}
 _HEADER_LENGTH = HEADER_LENGTH.encode()
 
 
@@ -111,6 +112,8 @@ def _reply(answer: Answer, accepted: str) -> Reply:
 
 
 def _lines(fields: dict[str, str]) -> bytes:
+    if fields == _PLAIN:
+        return _JSON
     return "".join([f"{name}: {value}\r\n" for name, value in fields.items()]).encode()
 
 

@@ -10,9 +10,6 @@ from typing import Literal
 INLINE_S = 0.002
 """The most that predicts may take of one turn of the event loop, all versions together."""
 
-INLINE_BESIDE_S = 0.001
-"""The same for models that compute without the interpreter: longer ones do so in a thread, beside the event loop."""
-
 SURPRISE_S = 0.010
 """A predict that held the event loop for this long..."""
 

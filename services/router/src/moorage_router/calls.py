@@ -74,7 +74,7 @@ def call_of(head: Head) -> Call:
 
 def _split(path: bytes) -> tuple[str | None, tuple[str, ...]]:
     """Tenant of the base path, and the path's parts from `v2` on. Raises NotFound."""
-    parts = unquote(path.decode("latin-1")).strip("/").split("/")
+    parts = [unquote(part) for part in path.decode("latin-1").strip("/").split("/")]
     tenant = None
     if parts[0] == "t" and len(parts) > 2:
         tenant, parts = parts[1], parts[2:]

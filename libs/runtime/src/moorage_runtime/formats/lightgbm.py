@@ -10,14 +10,11 @@ from moorage_common.contracts.desired import LoadSpec
 from moorage_common.errors import BadRequest, Unprocessable
 from moorage_runtime.formats.classes import is_classifier, labelled, output_spec, two_columns
 from moorage_runtime.formats.estimators import as_matrix, check_width
-from moorage_runtime.pacing import INLINE_BESIDE_S
 from moorage_runtime.v2 import Array
 
 
 class LightgbmModel:
     """A booster; the labels it was trained on come from the signature."""
-
-    inline_s = INLINE_BESIDE_S
 
     def __init__(self, booster: lightgbm.Booster, spec: LoadSpec) -> None:
         self._booster = booster

@@ -13,7 +13,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.tensors import Datatype, Signature, TensorSpec
 from moorage_common.errors import BadRequest, Unprocessable
-from moorage_runtime.pacing import INLINE_BESIDE_S
 from moorage_runtime.v2 import Array, texts
 from moorage_runtime.v2.binary import narrowed, widened
 
@@ -41,8 +40,6 @@ _BFLOAT16 = 16
 
 class OnnxModel:
     """An onnxruntime session."""
-
-    inline_s = INLINE_BESIDE_S
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session

@@ -12,14 +12,11 @@ from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import BadRequest, Unprocessable
 from moorage_runtime.formats.classes import is_classifier, labelled, output_spec, two_columns
 from moorage_runtime.formats.estimators import as_matrix, check_width
-from moorage_runtime.pacing import INLINE_BESIDE_S
 from moorage_runtime.v2 import Array
 
 
 class XgboostModel:
     """A booster with the rounds that early stopping found best."""
-
-    inline_s = INLINE_BESIDE_S
 
     def __init__(self, booster: xgboost.Booster, signature: Signature) -> None:
         self._booster = booster
