@@ -47,8 +47,11 @@ check: setup ## Lint, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## Measure what docs/benchmarks.md claims
-	$(BIN)/python bench/overhead.py
+bench: setup ## Measure what docs/benchmarks.md claims (25 minutes; makes environments for the peers)
+	$(BIN)/python bench/router.py
+	$(BIN)/python bench/connections.py
+	$(BIN)/python bench/fuzz_codec.py
+	$(BIN)/python bench/dataplane.py
 
 docs: setup ## Regenerate settings, refusals and the REST reference
 	$(BIN)/python docs/generate

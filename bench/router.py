@@ -10,6 +10,7 @@ latency (p50 at one connection), the router's CPU time a request (user and syste
 import argparse
 import asyncio
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -147,6 +148,8 @@ def draw_flame(found: Sides, path: Path) -> None:
         "-o", str(path), "-p", str(found.router.pid),
     ]  # fmt: skip
     under_load(found, 60_000, lambda: subprocess.run(command, check=True, capture_output=True, timeout=120))
+    title = f"moorage_router at 32 connections, {report.machine()['date']}"
+    path.write_text(re.sub(r">[^<]*py-spy record[^<]*<", f">{title}<", path.read_text()))
 
 
 def memory(found: Sides, total: int) -> list[dict[str, Any]]:
