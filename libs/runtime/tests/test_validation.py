@@ -134,3 +134,17 @@ def test_the_process_that_waits_ahead_answers_the_next_run_and_ends_with_the_hos
     assert validator.validate(job).state == "passed"
     assert not ahead & {child.pid for child in this.children()}
     validator.close()
+
+
+def test_nothing_waits_ahead_once_the_host_has_ended_however_close_the_two_come(blobs: Any, tmp_path: Path) -> None:
+    job = Job(tenant="demo", cache_dir=str(tmp_path / "cache"), run=_run(blobs))
+    validator, this = Validator(ahead_s=0), psutil.Process()
+    before = {child.pid for child in this.children()}
+    assert validator.validate(job).state == "passed"
+    validator.close()
+    assert validator.validate(job).state == "passed"
+    validator.close()
+    deadline = time.monotonic() + 30
+    while {child.pid for child in this.children()} - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -48,6 +48,7 @@ class Validator:
         self._lock = threading.Lock()
         self._waiting: tuple[str, subprocess.Popen[bytes]] | None = None
         self._timer: threading.Timer | None = None
+        self._closed = False
 
     def validate(self, job: Job) -> ValidationResult:
         """Run `job`. Blocks.
@@ -65,8 +66,9 @@ class Validator:
             self._prepare(model_format)
 
     def close(self) -> None:
-        """End the process that waits."""
+        """End the process that waits; none is started any more."""
         with self._lock:
+            self._closed = True
             if self._timer is not None:
                 self._timer.cancel()
         self._taken("")
@@ -87,12 +89,16 @@ class Validator:
         def start() -> None:
             process = _started(model_format)
             with self._lock:
-                before, self._waiting = self._waiting, (model_format, process)
-            if before is not None:
-                before[1].kill()
-                before[1].communicate()
+                surplus, self._waiting = self._waiting, (model_format, process)
+                if self._closed:
+                    surplus, self._waiting = self._waiting, None
+            if surplus is not None:
+                surplus[1].kill()
+                surplus[1].communicate()
 
         with self._lock:
+            if self._closed:
+                return
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = threading.Timer(self._ahead_s, start)
