@@ -47,7 +47,7 @@ class Validator:
         self._ahead_s = ahead_s
         self._lock = threading.Lock()
         self._waiting: tuple[str, subprocess.Popen[bytes]] | None = None
-        self._timer: threading.Timer | None = None
+        self._timers: list[threading.Timer] = []
         self._closed = False
 
     def validate(self, job: Job) -> ValidationResult:
@@ -69,8 +69,10 @@ class Validator:
         """End the process that waits; none is started any more."""
         with self._lock:
             self._closed = True
-            if self._timer is not None:
-                self._timer.cancel()
+            timers = self._timers
+        for timer in timers:
+            timer.cancel()
+            timer.join()  # one that has gone off ends what it started
         self._taken("")
 
     def _taken(self, model_format: str) -> subprocess.Popen[bytes] | None:
@@ -99,11 +101,12 @@ class Validator:
         with self._lock:
             if self._closed:
                 return
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = threading.Timer(self._ahead_s, start)
-            self._timer.daemon = True
-            self._timer.start()
+            for other in self._timers:
+                other.cancel()
+            timer = threading.Timer(self._ahead_s, start)
+            timer.daemon = True
+            self._timers = [*(other for other in self._timers if other.is_alive()), timer]
+            timer.start()
 
     def _finished(self, process: subprocess.Popen[bytes], job: Job) -> ValidationResult:
         def rejected(reason: str) -> ValidationResult:
