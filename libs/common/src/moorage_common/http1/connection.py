@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _JOINED_BYTES = 64 * 1024  # up to here joining head and body costs less than another segment does
-_KNOWN_MOST = 8 * 1024
-"""A longer head is not kept: thousands of connections may be idle."""
+_KNOWN_MOST = 8 * 1024  # a longer head is not kept: thousands of connections may be idle
 _NO_HEAD = b"\0"  # no request begins with it
 
 
