@@ -212,7 +212,8 @@ async def test_a_router_that_does_not_read_makes_the_host_take_no_more_calls(cli
     answer = await asyncio.to_thread(client.infer, np_body(X[:1]))
     assert answer.status_code == 200
     assert not told.done()
-    assert (link.calls, link._transport.get_write_buffer_size()) == (0, held)
+    assert link.calls == 0
+    assert link._transport.get_write_buffer_size() < held + 2**20  # of the 30 MB that the others would be answered with
     answers = await peer.answers(sent + more)
     assert {answer.status for answer in answers.values()} == {200}
     await told
