@@ -9,6 +9,16 @@ from moorage_common.contracts.tensors import Format, Signature
 
 Isolation = Literal["dedicated", "pooled"]
 
+SchedulingClass = Literal["standard", "scavenger"]
+"""`scavenger` replicas run on what nobody else wants and are the first to go."""
+
+
+class GpuProfile(Contract):
+    """What a replica takes of one GPU model: a fraction of a T4 is another than of an H100."""
+
+    gpu_milli: int = Field(ge=1, le=1000)
+    gpu_mem_mib: int = Field(default=0, ge=0, description="0 is the same share as gpu_milli.")
+
 
 class Resources(Contract):
     """What one replica asks for, in integers. `devices` > 1 means whole devices of one node."""
@@ -18,7 +28,14 @@ class Resources(Contract):
     gpu_mem_mib: int = Field(default=0, ge=0, description="Per device; 0 is the same share as gpu_milli.")
     cpu_milli: int = Field(default=250, ge=10)
     host_mem_mib: int = Field(default=512, ge=64)
-    gpu_models: list[str] = []
+    gpu_models: list[str] = Field(default=[], description="GPU models it may run on; empty is any.")
+    gpu_profiles: dict[str, GpuProfile] = Field(
+        default={}, description="By GPU model, what it takes there in place of gpu_milli and gpu_mem_mib."
+    )
+    elastic_pct: int = Field(
+        default=0, ge=0, le=50, description="Per cent of gpu_milli that may be left out where it does not fit whole."
+    )
+    node_labels: dict[str, str] = Field(default={}, description="Labels that the node must carry.")
 
 
 class ArtifactRef(Contract):
@@ -50,6 +67,10 @@ class DesiredVersion(Contract):
     min_replicas: int = 1
     max_replicas: int = 1
     target_in_flight: int = Field(default=8, description="In-flight requests a replica that autoscaling aims at.")
+    idle_s: int = Field(default=300, description="With min 0: after so long without a request the last replica goes.")
+    scheduling_class: SchedulingClass = "standard"
+    priority: int = Field(default=50, ge=0, le=100, description="Within the tenant: lower ones are preempted first.")
+    pinned: bool = Field(default=False, description="Never moved to make room for others.")
     capacity_share_bp: int = 10_000
 
 

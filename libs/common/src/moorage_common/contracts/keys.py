@@ -36,6 +36,15 @@ class KeyRecord(Contract):
         return any(s.startswith(prefix) and model_glob_matches(s[len(prefix) :], model) for s in self.scopes)
 
 
+class GpuShare(Contract):
+    """A tenant's place in the queue tree, for one GPU model ("" for all that have no entry of their own)."""
+
+    gpu_model: str = ""
+    guaranteed_milli: int = Field(default=0, ge=0, description="Its own whenever it asks, thousandths of a device.")
+    borrow_milli: int | None = Field(default=None, ge=0, description="Most beyond the guarantee; None: no bound.")
+    weight: float = Field(default=1.0, gt=0, le=1000, description="Share of what is free beyond all guarantees.")
+
+
 class TenantLimits(Contract):
     """Value of `limits/<tenant>`."""
 
@@ -46,4 +55,6 @@ class TenantLimits(Contract):
     max_concurrent: int = 256
     max_body_bytes: int = 16 * 1024 * 1024
     gpu_milli: int = Field(default=2000, description="GPU the tenant's replicas may hold, in thousandths of a device.")
+    gpu_shares: list[GpuShare] = Field(default=[], description="Guarantees and borrowing; empty: borrows alone.")
+    allow_code: bool = Field(default=False, description="Whether the tenant may push formats that are code.")
     on_store_loss: Literal["local", "closed", "open"] = "local"

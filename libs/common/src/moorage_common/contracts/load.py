@@ -27,3 +27,9 @@ class Wake(Contract):
     tenant: str
     model: str
     version: int
+
+
+class WakeAnswer(Contract):
+    """The scheduler's answer. `ready_in_s`: how long such a start took lately, None when none has been seen."""
+
+    ready_in_s: float | None = None

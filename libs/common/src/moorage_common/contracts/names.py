@@ -23,6 +23,8 @@ BUCKET_ROUTES = "moorage_routes"
 BUCKET_DESIRED = "moorage_desired"
 BUCKET_ENDPOINTS = "moorage_endpoints"
 BUCKET_STATUS = "moorage_status"
+BUCKET_CLUSTERS = "moorage_clusters"
+BUCKET_LEASES = "moorage_leases"
 
 STREAM_EVENTS = "EVT"
 STREAM_USAGE = "USAGE"
@@ -63,6 +65,11 @@ def load_subject(router: str) -> str:
 
 def wake_subject(cluster: str) -> str:
     return f"wake.{cluster}"
+
+
+def scheduler_subject(cluster: str) -> str:
+    """Request (core NATS): a `SchedulerAsk`; the leading scheduler answers with a `SchedulerAnswer`."""
+    return f"scheduler.{cluster}"
 
 
 def model_glob_matches(glob: str, model: str) -> bool:

@@ -46,6 +46,7 @@ class Route(Contract):
     versions: list[RouteVersion]
     deadline_ms: int = 30_000
     features: FeatureJoin | None = None
+    cluster: str = Field(default="", description="Whose scheduler is asked to start a version that has no replica.")
 
     def version(self, number: int) -> RouteVersion | None:
         return next((v for v in self.versions if v.version == number), None)

@@ -14,12 +14,13 @@ def metadata() -> MetaData:
     from moorage_common import outbox  # noqa: PLC0415 - imported for their tables
     from moorage_registry.audit import tables as audit  # noqa: PLC0415
     from moorage_registry.catalog import tables as catalog  # noqa: PLC0415
+    from moorage_registry.clusters import tables as clusters  # noqa: PLC0415
     from moorage_registry.deployments import tables as deployments  # noqa: PLC0415
     from moorage_registry.keys import tables as keys  # noqa: PLC0415
     from moorage_registry.tenants import tables as tenants  # noqa: PLC0415
     from moorage_registry.usage import tables as usage  # noqa: PLC0415
 
-    assert all((outbox, audit, catalog, deployments, keys, tenants, usage))  # noqa: S101
+    assert all((outbox, audit, catalog, clusters, deployments, keys, tenants, usage))  # noqa: S101
     return Base.metadata
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.keys import GpuShare, TenantLimits
 from moorage_common.contracts.names import Name
 from moorage_registry.instants import Instant
 
@@ -20,6 +20,8 @@ class LimitsChange(BaseModel):
     max_concurrent: int | None = Field(default=None, ge=1, le=10**6)
     max_body_bytes: int | None = Field(default=None, ge=1024, le=2**40)
     gpu_milli: int | None = Field(default=None, ge=0, le=10**9)
+    gpu_shares: list[GpuShare] | None = Field(default=None, max_length=32)
+    allow_code: bool | None = None
     on_store_loss: Literal["local", "closed", "open"] | None = None
 
     def given(self) -> dict[str, Any]:

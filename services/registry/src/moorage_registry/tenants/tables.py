@@ -1,5 +1,7 @@
 """Tables of tenants, and the epoch of everything the registry publishes."""
 
+from typing import Any
+
 from sqlalchemy.orm import Mapped, mapped_column
 
 from moorage_common.db import Base
@@ -15,6 +17,8 @@ class TenantRow(Base):
     max_concurrent: Mapped[int]
     max_body_bytes: Mapped[int]
     gpu_milli: Mapped[int]
+    gpu_shares: Mapped[list[dict[str, Any]]]
+    allow_code: Mapped[bool]
     on_store_loss: Mapped[str]
     version: Mapped[int]
     created_at: Mapped[float]

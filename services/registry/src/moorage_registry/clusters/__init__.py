@@ -1,0 +1,1 @@
+"""Clusters: what operators want of their nodes, and what their schedulers answer."""
