@@ -10,8 +10,7 @@ import contextlib
 import functools
 import logging
 import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -19,10 +18,11 @@ from typing import Any, Literal, TypeVar
 import ray
 import structlog
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from moorage_common.contracts.model import Contract
+from moorage_scheduler import groups
 from moorage_scheduler.placement.state import NodeSize
 
 log = structlog.get_logger()
@@ -32,6 +32,7 @@ T = TypeVar("T")
 NAMESPACE = "moorage"
 LABEL_DEVICE_MIB = "moorage.io/gpu-memory-mib"
 LABEL_GPU_MODEL = "ray.io/accelerator-type"
+LABEL_NODE_NAME = "moorage.io/node"
 CALL_TIMEOUT_S = 10.0
 NODES_TIMEOUT_S = 5.0
 CPU_LEFT_FREE = 0.2
@@ -61,9 +62,13 @@ class Placed(Contract):
     version: int
     purpose: Literal["replica", "validation"]
     node: str
+    node_id: str = ""
+    """Ray's: a node that was restarted keeps its name and gets another one."""
     devices: list[int]
     asked: dict[str, Any]
     started_at: float
+    moved_from: str = ""
+    """The host whose place it takes."""
 
 
 @dataclass(frozen=True)
@@ -156,20 +161,23 @@ class Cluster:
     async def ensure_groups(self, node: RayNode) -> None:
         """The node's groups, made when absent. Raises ClusterUnreachable when Ray does not grant them in time."""
         wanted: dict[str, list[dict[str, float]]] = {
-            f"gpu-{node.ray_id}": [{"GPU": 1}] * node.size.devices,
-            f"cpu-{node.ray_id}": [{"CPU": node.size.cpu_milli / 1000}],
+            groups.gpu_group(node.ray_id): [{"GPU": 1}] * node.size.devices,
+            groups.cpu_group(node.ray_id): [{"CPU": node.size.cpu_milli / 1000}],
         }
         for name, bundles in wanted.items():
             if bundles and name not in self._groups:
-                make = functools.partial(_ensure_group, name, bundles, node.ray_id)
-                self._groups[name] = await self._off_loop(make, timeout_s=30.0)
+                make = functools.partial(groups.ensure, name, bundles, node.ray_id)
+                self._groups[name] = await self._off_loop(make, timeout_s=groups.GRANT_TIMEOUT_S + 10)
 
-    async def forget_node(self, ray_id: str) -> None:
-        """Remove the groups of a node that is gone for good."""
-        for name in (f"gpu-{ray_id}", f"cpu-{ray_id}"):
-            group = self._groups.pop(name, None)
-            if group is not None:
-                await self._off_loop(functools.partial(remove_placement_group, group))
+    async def remove_groups_except(self, alive: Collection[str]) -> None:
+        """Remove the groups of nodes that are gone, also those that an earlier scheduler made.
+
+        Args:
+            alive: Ray's ids of the nodes that stay.
+        """
+        for name in await self._off_loop(functools.partial(groups.remove_except, alive)):
+            log.info("groups of a lost node removed", group=name)
+            self._groups.pop(name, None)
 
     async def start(self, placed: Placed, ray_id: str, gpu_fraction: float, config_json: str) -> None:
         """Create the host's actor (and its reservations). Returns once Ray has taken the order.
@@ -198,7 +206,7 @@ class Cluster:
         )
 
     def _options(self, name: str, ray_id: str, bundle: int | None, gpu_fraction: float) -> dict[str, Any]:
-        group = self._groups[f"cpu-{ray_id}" if bundle is None else f"gpu-{ray_id}"]
+        group = self._groups[groups.cpu_group(ray_id) if bundle is None else groups.gpu_group(ray_id)]
         return {
             "name": name,
             "namespace": NAMESPACE,
@@ -217,18 +225,21 @@ class Cluster:
         An actor that does not say so within 15 s, and reservations whose lead is gone, are removed.
         """
         names = await self._off_loop(ray.util.list_named_actors)
-        found: list[Placed] = []
-        for host_id in [name for name in names if _RESERVATION not in name]:
-            try:
-                found.append(Placed.model_validate_json(await self.call(host_id, "placed", timeout_s=15.0)))
-            except (ClusterUnreachable, HostGone) as error:
-                log.warning("removing an actor that does not answer", host_id=host_id, error=str(error)[:200])
-                await self.remove(host_id)
+        answers = await asyncio.gather(*(self._placed(name) for name in names if _RESERVATION not in name))
+        found = [placed for placed in answers if placed is not None]
         leads = {placed.host_id for placed in found}
         for name in names:
             if _RESERVATION in name and name.split(_RESERVATION)[0] not in leads:
                 await self._off_loop(functools.partial(self._kill, name))
         return found
+
+    async def _placed(self, host_id: str) -> Placed | None:
+        try:
+            return Placed.model_validate_json(await self.call(host_id, "placed", timeout_s=15.0))
+        except (ClusterUnreachable, HostGone) as error:
+            log.warning("removing an actor that does not answer", host_id=host_id, error=str(error)[:200])
+            await self.remove(host_id)
+            return None
 
     async def call(self, host_id: str, method: str, *arguments: Any, timeout_s: float, retries: int = -1) -> Any:
         """Call an actor's method; while Ray restarts the actor, the call waits for it.
@@ -278,7 +289,7 @@ class Cluster:
 def _ray_node(entry: dict[str, Any]) -> RayNode:
     resources, labels = entry["Resources"], entry["Labels"]
     size = NodeSize(
-        name=f"{entry['NodeManagerHostname']}-{entry['NodeID'][:6]}",
+        name=labels.get(LABEL_NODE_NAME) or f"{entry['NodeManagerHostname']}-{entry['NodeID'][:6]}",
         devices=int(resources.get("GPU", 0)),
         cpu_milli=max(0, int((resources.get("CPU", 0) - CPU_LEFT_FREE) * 1000)),
         mem_mib=int(resources.get("memory", 0)) // (1024 * 1024),
@@ -286,22 +297,3 @@ def _ray_node(entry: dict[str, Any]) -> RayNode:
         device_mem_mib=int(labels.get(LABEL_DEVICE_MIB, 0)),
     )
     return RayNode(size, entry["NodeID"])
-
-
-def _ensure_group(name: str, bundles: list[dict[str, float]], ray_id: str) -> PlacementGroup:
-    full_name = f"{NAMESPACE}-{name}"
-    try:
-        group = get_placement_group(full_name)
-    except ValueError:
-        group = placement_group(
-            bundles,
-            strategy="STRICT_PACK",
-            lifetime="detached",
-            name=full_name,
-            bundle_label_selector=[{"ray.io/node-id": ray_id}] * len(bundles),
-        )
-    started = time.monotonic()
-    if not group.wait(20):
-        message = f"placement group {full_name} was not granted within {time.monotonic() - started:.0f} s"
-        raise ConnectionError(message)
-    return group

@@ -19,9 +19,13 @@ from moorage_scheduler.cluster import Cluster, ClusterUnreachable
 from moorage_scheduler.hosts import Fleet, Host
 from moorage_scheduler.loads import LoadBoard
 from moorage_scheduler.metrics import SchedulerMetrics
+from moorage_scheduler.nodes import Nodes
+from moorage_scheduler.placing import Placing
 from moorage_scheduler.reconcile import Reconciler
+from moorage_scheduler.reporting import Reporting
 from moorage_scheduler.reports import Publisher, Reports
 from moorage_scheduler.settings import Settings
+from moorage_scheduler.targets import Targets
 from moorage_scheduler.validations import Validations
 
 log = structlog.get_logger()
@@ -77,15 +81,24 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         changed.set()
 
     fleet = Fleet(cluster, metrics, on_change)
+    nodes = Nodes(cluster, settings.node_grace_s, changed.set)
     validations = Validations(
         cluster,
         metrics,
         configure=lambda host_id, tenant: configure(host_id, tenant, []),
-        nodes=lambda: reconciler.nodes,
+        nodes=lambda: nodes.live,
         on_result=changed.set,
     )
     loads = LoadBoard()
-    reconciler = Reconciler(cluster, fleet, validations, reports, loads, metrics, configure, changed)
+    reconciler = Reconciler(
+        fleet,
+        nodes,
+        Targets(loads),
+        Placing(fleet, nodes, configure),
+        validations,
+        Reporting(fleet, validations, reports, metrics),
+        changed,
+    )
     desired = BucketReader(bus, BUCKET_DESIRED, reconciler.desire, prefix=f"{settings.cluster}.")
     return Deps(settings, bus, cluster, fleet, validations, reports, loads, reconciler, desired, asyncio.Event())
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,13 +131,13 @@ class Fleet:
             self.on_change(host)
             self._spawn(host, self._retire(host))
 
-    def drop_nodes(self, alive: Iterable[str]) -> None:
-        """Give up hosts on nodes that are not among `alive`."""
-        names = set(alive)
+    def drop_nodes(self, lost: Collection[str]) -> None:
+        """Give up hosts on the nodes with these ids of Ray. It does not speak against their versions."""
         for host in self.hosts.values():
-            if host.placed.node not in names and host.state not in ("stopping", "failed"):
+            if host.placed.node_id in lost and host.state not in ("stopping", "failed"):
                 log.warning("host lost with its node", host_id=host.placed.host_id, node=host.placed.node)
                 host.state, host.reason, host.lost_at = "stopping", "its node was lost", time.time()
+                self._crashes.pop(host.key, None)
                 self.on_change(host)
                 self._spawn(host, self._remove(host))
 

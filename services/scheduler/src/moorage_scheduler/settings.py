@@ -14,3 +14,8 @@ class Settings(ServiceSettings):
         default="/var/cache/moorage", description="Artifact cache of the replica hosts, the same path on every node."
     )
     host_bind: str = Field(default="127.0.0.1", description="Address that replica hosts listen on.")
+    node_grace_s: float = Field(
+        default=5.0,
+        ge=0,
+        description="Seconds that replicas of a node which Ray lost keep waiting for it before they start elsewhere.",
+    )

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage_scheduler.reconcile import Change, Running, compare
+from moorage_scheduler.changes import Change, Running, compare
 
 
 def host(name: str, *, ready: bool = True, leaving: bool = False, current: bool = True, at: float = 0.0) -> Running:

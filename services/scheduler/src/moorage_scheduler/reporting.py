@@ -1,0 +1,50 @@
+"""Every deployment's status and the gauges, written after each step."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from moorage_common.contracts.desired import Desired
+from moorage_scheduler.hosts import Fleet, VersionKey
+from moorage_scheduler.metrics import SchedulerMetrics
+from moorage_scheduler.placement.state import ClusterState
+from moorage_scheduler.reports import Reports, status
+from moorage_scheduler.validations import Validations
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Tells the registry and Prometheus how things stand."""
+
+    fleet: Fleet
+    validations: Validations
+    reports: Reports
+    metrics: SchedulerMetrics
+
+    def publish(self, desired: Iterable[Desired], queued: Mapping[VersionKey, list[str]], state: ClusterState) -> None:
+        """Write what changed."""
+        deployments = {(entry.tenant, entry.model) for entry in desired}
+        deployments |= {(host.placed.tenant, host.placed.model) for host in self.fleet.hosts.values()}
+        for deployment in deployments:
+            self.reports.status_changed(
+                status(
+                    self.reports.cluster,
+                    deployment,
+                    hosts=[h for h in self.fleet.hosts.values() if h.key[:2] == deployment],
+                    queued={key: reasons for key, reasons in queued.items() if key[:2] == deployment},
+                    failures={key: held for key, held in self.fleet.failures.items() if key[:2] == deployment},
+                    validations=self.validations.of(deployment),
+                )
+            )
+        self.reports.keep_statuses_of(deployments)
+        self._measure(queued, state)
+
+    def _measure(self, queued: Mapping[VersionKey, list[str]], state: ClusterState) -> None:
+        self.metrics.queued.set(sum(map(len, queued.values())))
+        self.metrics.gpu_milli_free.clear()
+        for node in state.nodes:
+            for device in node.devices:
+                self.metrics.gpu_milli_free.labels(node.name, str(device.index)).set(device.free_milli)
+        self.metrics.replicas.clear()
+        for host in self.fleet.hosts.values():
+            tenant, model, version = host.key
+            self.metrics.series.child(self.metrics.replicas, tenant, model, str(version), host.state).inc()

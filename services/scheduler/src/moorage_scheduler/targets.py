@@ -1,0 +1,35 @@
+"""How many hosts each version should have now: what routers report, through the pure rule of `autoscale`."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from moorage_common.contracts.desired import DesiredVersion
+from moorage_scheduler.autoscale import Bounds, Scale, rescale
+from moorage_scheduler.hosts import VersionKey
+from moorage_scheduler.loads import LoadBoard
+
+
+@dataclass
+class Targets:
+    """The scale of every version that is wanted."""
+
+    loads: LoadBoard
+    _scales: dict[VersionKey, Scale] = field(default_factory=dict)
+
+    def of(self, key: VersionKey, version: DesiredVersion, present: int, now: float) -> int:
+        """The number of hosts for one version.
+
+        Args:
+            present: hosts that it has; where a scheduler that just took over begins.
+        """
+        bounds = Bounds(version.min_replicas, version.max_replicas, version.target_in_flight)
+        scale = self._scales.get(key) or Scale(max(bounds.min_replicas, min(present, bounds.max_replicas)))
+        if self.loads.heard(now) or scale.wanted < bounds.min_replicas or scale.wanted > bounds.max_replicas:
+            scale = rescale(bounds, scale, self.loads.samples(key), self.loads.woken_at(key), now)
+        self._scales[key] = scale
+        return scale.wanted
+
+    def keep(self, wanted: Collection[VersionKey]) -> None:
+        """Forget versions that are not among these."""
+        for key in self._scales.keys() - set(wanted):
+            del self._scales[key]
