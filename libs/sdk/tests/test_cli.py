@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moorage_sdk.cli.app import app
-from moorage_sdk.cli.context import parse_weights
+from moorage_sdk.cli.context import parse_pairs, parse_profiles, parse_weights
 from moorage_sdk.errors import SdkError
 
 COMMANDS = ("login", "push", "deploy", "apply", "models", "versions", "traffic", "infer", "bench", "status", "usage",
@@ -61,6 +61,16 @@ def test_weights_are_percent_by_version() -> None:
     assert parse_weights(["1=90", "2=10"]) == {1: 90.0, 2: 10.0}
     with pytest.raises(SdkError, match="'1:90' is not VERSION=PERCENT"):
         parse_weights(["1:90"])
+
+
+def test_gpu_profiles_and_labels_are_pairs() -> None:
+    assert parse_profiles(["H100=0.2,4Gi", "T4=0.5"]) == {
+        "H100": {"gpu": "0.2", "gpu_memory": "4Gi"},
+        "T4": {"gpu": "0.5"},
+    }
+    for wrong in (["zone"], ["=a"], ["zone=a", "zone=b"]):
+        with pytest.raises(SdkError, match="is not NAME=VALUE"):
+            parse_pairs(wrong, "NAME=VALUE")
 
 
 def test_a_local_platform_that_does_not_run_says_how_to_start_it(tmp_path: Path) -> None:

@@ -49,6 +49,43 @@ def test_a_single_version_may_stand_at_the_top() -> None:
     assert short == long
 
 
+PLACED = """
+model: digits
+resources:
+  gpu: 0.5
+  gpu_models: [T4, H100]
+  gpu_profiles: {H100: {gpu: 0.2, gpu_memory: 4Gi}}
+  elastic: 10
+  node_labels: {zone: a}
+scaling: {min: 0, max: 4, idle: 5m, target_in_flight: 16}
+scheduling_class: scavenger
+priority: 70
+pinned: true
+"""
+
+
+def test_where_and_how_a_version_may_run_becomes_the_registrys_fields() -> None:
+    (manifest,) = parse_manifests(PLACED)
+    assert manifest.spec()["versions"] == [
+        {
+            "version": "latest",
+            "resources": {
+                "gpu_milli": 500,
+                "devices": 1,
+                "gpu_models": ["T4", "H100"],
+                "gpu_profiles": {"H100": {"gpu_milli": 200, "gpu_mem_mib": 4096}},
+                "elastic_pct": 10,
+                "node_labels": {"zone": "a"},
+            },
+            "scaling": {"min": 0, "max": 4, "idle_s": 300, "target_in_flight": 16},
+            "isolation": "dedicated",
+            "scheduling_class": "scavenger",
+            "priority": 70,
+            "pinned": True,
+        }
+    ]
+
+
 def test_traffic_left_out_is_not_sent() -> None:
     (manifest,) = parse_manifests("model: a\nversion: 1")
     assert "traffic" not in manifest.spec()
@@ -64,6 +101,14 @@ def test_traffic_left_out_is_not_sent() -> None:
             r"versions.0.scalling: unknown field; .*scaling",
         ),
         ("model: a\nscaling: {zzz: 1}", "there are: min, max, target_in_flight"),
+        ("model: a\nscaling: {idle: 300}", "idle: 300 has no unit; .* write 300s"),
+        ("model: a\nresources: {gpu: 1, elastic: 60}", "elastic: 60 is not a whole percentage from 0 to 50"),
+        (
+            "model: a\nresources: {gpu_profiles: {T4: {gpus: 1}}}",
+            "gpu_profiles.T4.gpus: unknown field; did you mean gpu",
+        ),
+        ("model: a\nresources: {gpu_profiles: {T4: {gpu: 2}}}", "gpu_profiles.T4.gpu: write the share of one T4"),
+        ("model: a\npriorty: 1", "did you mean priority"),
         ("model: a\nfeatures: {entities: {a: b}}", "did you mean entity"),
         ("model: a\nversion: newest", "version: .*'latest'"),
         ("model: a\nresources: {memory: 4GB}", "memory: '4GB' .* write 4Gi"),

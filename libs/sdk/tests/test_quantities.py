@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorage_sdk.errors import InvalidQuantity
-from moorage_sdk.quantities import Gpu, format_gpu, format_memory, parse_cpu, parse_gpu, parse_memory
+from moorage_sdk.quantities import (
+    Gpu,
+    format_gpu,
+    format_memory,
+    parse_cpu,
+    parse_duration,
+    parse_gpu,
+    parse_memory,
+    parse_percent,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,24 @@ def test_memory_is_read_in_binary_units(written: str, mib: int) -> None:
 def test_wrong_memory_says_what_to_write(written: str | int, hint: str) -> None:
     with pytest.raises(InvalidQuantity, match=hint):
         parse_memory(written)
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("90s", 90), ("5m", 300), ("2h", 7200), ("1d", 86_400)])
+def test_a_time_is_read_with_its_unit(written: str, seconds: int) -> None:
+    assert parse_duration(written) == seconds
+
+
+@pytest.mark.parametrize(("written", "hint"), [("5", "has no unit"), ("5min", "write 5s"), (-1, "90s, 5m or 1h")])
+def test_a_wrong_time_says_what_to_write(written: str | int, hint: str) -> None:
+    with pytest.raises(InvalidQuantity, match=hint):
+        parse_duration(written)
+
+
+def test_a_percentage_is_whole_and_bounded() -> None:
+    assert (parse_percent("10%", "elastic", 50), parse_percent(0, "elastic", 50)) == (10, 0)
+    for written in (51, "1.5", True, "-1"):
+        with pytest.raises(InvalidQuantity, match="from 0 to 50"):
+            parse_percent(written, "elastic", 50)
 
 
 def test_cpu_is_read_as_a_share_or_in_thousandths() -> None:

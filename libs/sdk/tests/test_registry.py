@@ -60,6 +60,23 @@ def test_deploying_a_second_version_keeps_the_first_and_the_traffic(client: Clie
     assert [arm.weight_bp for arm in client.registry.traffic("pair").arms] == [5000, 5000]
 
 
+def test_where_and_how_a_version_may_run_stays_when_another_is_deployed(client: Client) -> None:
+    one = client.push(model(1.0), name="placed", example=ROWS, wait=False)
+    two = client.push(model(2.0), name="placed", example=ROWS, wait=False)
+    client.deploy(
+        one, gpu=0.1, min=0, max=1, wait=False, gpu_profiles={"H100": {"gpu": 0.05, "gpu_memory": "4Gi"}}, elastic=10,
+        node_labels={"zone": "a"}, idle="5m", scheduling_class="scavenger", priority=70, pinned=True,
+    )  # fmt: skip
+    client.deploy(two, wait=False)
+    deployment = client.registry.deployment("placed")
+    assert deployment is not None
+    first, second = deployment["versions"]
+    assert first["resources"]["gpu_profiles"] == {"H100": {"gpu_milli": 50, "gpu_mem_mib": 4096}}
+    assert (first["resources"]["elastic_pct"], first["resources"]["node_labels"]) == (10, {"zone": "a"})
+    assert (first["scaling"]["idle_s"], first["priority"], first["pinned"]) == (300, 70, True)
+    assert (first["scheduling_class"], second["scheduling_class"]) == ("scavenger", "standard")
+
+
 def test_a_deployment_that_does_not_come_up_says_why(client: Client) -> None:
     version = client.push(model(1.0), name="stuck", example=ROWS, wait=False)
     with pytest.raises(WaitTimedOut, match=r"stuck version 1 is not ready .* no replica has been placed"):

@@ -169,3 +169,30 @@ async def test_a_suspended_tenants_keys_are_refused_until_it_is_active_again(pla
     assert (await demo.call("GET", "/v1/whoami")).status_code == 403
     await platform.operator.ok("PUT", limits, json={"status": "active"})
     assert (await demo.call("GET", "/v1/whoami")).status_code == 200
+
+
+SHARES: list[tuple[list[dict[str, object]], str | None]] = [
+    ([{"gpu_model": "T4", "guaranteed_milli": 500}, {"gpu_model": "T4"}], "gpu_share_twice"),
+    ([{}, {}], "gpu_share_twice"),
+    ([{"gpu_model": "T4", "guaranteed_milli": 1500}, {"guaranteed_milli": 501}], "gpu_share_over_limit"),
+    ([{"gpu_model": "T4", "weight": 0}], "invalid_request"),
+    ([{"gpu_model": "T4", "guarantee": 1}], "invalid_request"),
+    ([{"gpu_model": "T4", "guaranteed_milli": 1500, "borrow_milli": 0}, {"guaranteed_milli": 500, "weight": 2}], None),
+]
+
+
+async def test_an_operator_sets_shares_that_fit_the_tenants_limit(platform: Platform, demo: Caller) -> None:
+    limits = f"/v1/tenants/{demo.tenant}/limits"
+    for shares, code in SHARES:
+        answer = await platform.operator.call("PUT", limits, json={"gpu_shares": shares})
+        assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code), shares
+    held = await platform.operator.ok("PUT", limits, json={"allow_code": True})
+    assert held["allow_code"]
+    assert held["gpu_shares"] == [
+        {"gpu_model": "T4", "guaranteed_milli": 1500, "borrow_milli": 0, "weight": 1.0},
+        {"gpu_model": "", "guaranteed_milli": 500, "borrow_milli": None, "weight": 2.0},
+    ]
+    answer = await platform.operator.call("PUT", limits, json={"gpu_milli": 1000})
+    assert answer.json()["code"] == "gpu_share_over_limit"
+    body = {"name": f"t{secrets.token_hex(6)}", "limits": {"gpu_shares": SHARES[2][0]}}
+    assert (await platform.operator.call("POST", "/v1/tenants", json=body)).json()["code"] == "gpu_share_over_limit"

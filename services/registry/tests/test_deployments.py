@@ -9,7 +9,7 @@ from moorage_common.contracts.desired import ReplicaStatus
 from moorage_common.contracts.routes import Arm
 from moorage_registry.deployments.plan import share_out
 from moorage_registry.deployments.replicas import Seen, transitions
-from moorage_registry.deployments.tables import TrafficRow
+from moorage_registry.deployments.tables import RevisionRow, TrafficRow
 from moorage_registry.testing import Caller, Json, Platform
 
 PATH = "/v1/deployments/digits"
@@ -146,6 +146,44 @@ async def test_a_version_that_cannot_be_placed_is_refused(demo: Caller) -> None:
         assert (await demo.call("PUT", PATH, json={"versions": [version]})).status_code == 422, version
 
 
+H100 = {"H100": {"gpu_milli": 200}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"gpu_profiles": H100}, "set gpu_milli to what"),
+        ({"gpu_milli": 500, "gpu_profiles": {"H100": {"gpu_mili": 200}}}, "gpu_mili"),
+        ({"gpu_milli": 500, "gpu_profiles": {"H100": {"gpu_milli": 0}}}, "gpu_milli"),
+        ({"gpu_milli": 1000, "devices": 2, "gpu_profiles": H100}, "each of gpu_profiles to 1000"),
+        ({"gpu_milli": 500, "gpu_models": ["T4"], "gpu_profiles": H100}, "which gpu_models leaves out; add it there"),
+        ({"gpu_milli": 500, "gpu_models": ["T4", "T4"]}, "name each once"),
+        ({"gpu_milli": 500, "gpu_models": ["<T4>"]}, "does not name a GPU model"),
+        ({"elastic_pct": 10}, "set gpu_milli, or elastic_pct to 0"),
+        ({"gpu_milli": 500, "elastic_pct": 60}, "elastic_pct"),
+        ({"gpu_milli": 1000, "devices": 2, "elastic_pct": 10}, "whole devices are not trimmed"),
+        ({"node_labels": {"zo ne": "a"}}, "is not a label; write letters"),
+    ],
+)
+async def test_resources_that_contradict_themselves_are_refused_with_what_to_do(
+    demo: Caller, asked: Json, said: str
+) -> None:
+    answer = await demo.call("PUT", PATH, json={"versions": [{"version": 1, "resources": asked}]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert said in answer.json()["error"]
+
+
+async def test_a_deployment_made_before_a_field_was_known_reads_as_its_default(
+    platform: Platform, demo: Caller
+) -> None:
+    await demo.push("digits", b"one")
+    before = await demo.ok("PUT", PATH, json={"versions": [{"version": 1}]})
+    old = {"versions": [{"version": 1, "resources": {"gpu_milli": 0}, "scaling": {"min": 1, "max": 1}}]}
+    async with platform.registry.db.write() as session:
+        await session.execute(update(RevisionRow).where(RevisionRow.tenant == demo.tenant).values(spec=old))
+    assert await demo.ok("GET", PATH) == before
+
+
 async def test_the_gpu_share_of_a_tenant_holds_over_all_its_deployments(demo: Caller) -> None:
     whole = {"version": 1, "resources": {"gpu_milli": 1000}}
     for model, status in (("a", 200), ("b", 200), ("c", 422)):
@@ -159,6 +197,17 @@ async def test_shares_count_the_most_replicas_that_may_run(demo: Caller) -> None
     await demo.push("digits", b"one")
     for gpu_milli, most, code in ((1000, 3, "gpu_quota"), (0, 65, "replica_quota"), (1000, 2, None), (0, 64, None)):
         version = {"version": 1, "resources": {"gpu_milli": gpu_milli}, "scaling": {"min": 0, "max": most}}
+        answer = await demo.call("PUT", PATH, json={"versions": [version]})
+        assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
+
+
+async def test_the_gpu_share_counts_the_largest_profile_that_may_be_used(demo: Caller) -> None:
+    await demo.push("digits", b"one")
+    profiles = {"T4": {"gpu_milli": 900}, "H100": {"gpu_milli": 100}}
+    for models, most, code in (([], 3, "gpu_quota"), ([], 2, None), (["H100"], 20, None), (["H100"], 21, "gpu_quota")):
+        used = {name: profiles[name] for name in models} if models else profiles
+        resources = {"gpu_milli": 500, "gpu_models": models, "gpu_profiles": used}
+        version = {"version": 1, "resources": resources, "scaling": {"min": 0, "max": most}}
         answer = await demo.call("PUT", PATH, json={"versions": [version]})
         assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
 

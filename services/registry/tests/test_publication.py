@@ -137,7 +137,9 @@ async def test_from_push_to_ready_to_routed_to_deleted(
         return state == "validating"
 
     await eventually(validating)
-    spec = {"versions": [{"version": "latest", "resources": {"gpu_milli": 500}, "scaling": {"min": 1, "max": 2}}]}
+    placed = {"version": "latest", "resources": {"gpu_milli": 500, "elastic_pct": 10}, "priority": 70, "pinned": True}
+    placed["scaling"] = {"min": 1, "max": 2, "idle_s": 60}
+    spec = {"versions": [{**placed, "scheduling_class": "scavenger"}]}
     await demo.ok("PUT", "/v1/deployments/digits", json=spec)
     early = Route.model_validate((await routes.until(route_at, lambda e: e.value is not None)).value)
     assert [(arm.version, arm.weight_bp) for arm in early.arms] == [(1, 10_000)]
@@ -150,6 +152,8 @@ async def test_from_push_to_ready_to_routed_to_deleted(
     now = Desired.model_validate(wanted.value)
     (version,) = now.versions
     assert (version.load.version, version.resources.gpu_milli, version.max_replicas) == (1, 500, 2)
+    assert (version.resources.elastic_pct, version.idle_s, version.priority, version.pinned) == (10, 60, 70, True)
+    assert version.scheduling_class == "scavenger"
     assert now.validations == []
     assert wanted.order > asked.order
 

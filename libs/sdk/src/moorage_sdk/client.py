@@ -17,7 +17,7 @@ from moorage_sdk.quantities import Quantity
 from moorage_sdk.registry_api import RegistryApi
 from moorage_sdk.retry import RetryPolicy
 from moorage_sdk.rollout import Endpoint, wait_until_ready, with_version
-from moorage_sdk.spec import resources_spec, traffic_spec, version_spec
+from moorage_sdk.spec import Placing, resources_spec, traffic_spec, version_spec
 from moorage_sdk.transport import TIMEOUT_S, Transport
 from moorage_sdk.upload import upload, wait_until_validated
 from moorage_sdk.wire import Service
@@ -134,6 +134,7 @@ class Client:
         traffic: Mapping[int, float] | None = None,
         wait: bool = True,
         timeout_s: float = 120.0,
+        **placing: Unpack[Placing],
     ) -> Endpoint:
         """Run a version beside those deployed already, or change how it runs.
 
@@ -154,6 +155,7 @@ class Client:
             traffic: percent by version, such as {1: 90, 2: 10}.
             wait: wait until a replica answers.
             timeout_s: how long to wait.
+            placing: where and how it may run (`gpu_models`, `idle`, `priority`, ...), see `Placing`.
 
         Raises:
             InvalidQuantity: naming the argument.
@@ -162,9 +164,8 @@ class Client:
         """
         name = model.model if isinstance(model, Version) else model
         number = model.version if isinstance(model, Version) else version or self._latest(name)
-        wanted = version_spec(
-            number, resources_spec(gpu, gpu_memory, cpu, memory), least=min, most=max, isolation=isolation
-        )
+        resources = resources_spec(gpu, gpu_memory, cpu, memory)
+        wanted = version_spec(number, resources, least=min, most=max, isolation=isolation, placing=placing)
         spec = with_version(self.registry.deployment(name), wanted)
         if traffic is not None:
             spec["traffic"] = traffic_spec(traffic)

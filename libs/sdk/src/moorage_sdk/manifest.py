@@ -2,23 +2,36 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moorage_common.contracts.desired import Isolation
+from moorage_common.contracts.desired import Isolation, SchedulingClass
 from moorage_common.contracts.names import NAME_MAX, is_name
 from moorage_sdk.errors import InvalidManifest, InvalidQuantity
-from moorage_sdk.spec import Json, resources_spec, traffic_spec, version_spec
+from moorage_sdk.spec import Json, Placing, Profile, resources_spec, traffic_spec, version_spec
 
-_SHORTHAND = ("version", "resources", "scaling", "isolation")
+_SHORTHAND = ("version", "resources", "scaling", "isolation", "scheduling_class", "priority", "pinned")
+_PLACING_RESOURCES = ("gpu_models", "elastic", "node_labels")
+_PLACING_SCALING = ("idle", "target_in_flight")
+_PLACING_VERSION = ("scheduling_class", "priority", "pinned")
 _UNION_STEPS = frozenset({"int", "float", "str", "literal['latest']"})
 """What pydantic adds to a place for each alternative of a union."""
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProfilePart(_Part):
+    """`{gpu: 0.2, gpu_memory: 4Gi}` of one GPU model."""
+
+    gpu: str | int | float
+    gpu_memory: str | int | float | None = None
+
+    def profile(self) -> Profile:
+        return Profile(gpu=self.gpu) if self.gpu_memory is None else Profile(gpu=self.gpu, gpu_memory=self.gpu_memory)
 
 
 class ResourcesPart(_Part):
@@ -28,14 +41,19 @@ class ResourcesPart(_Part):
     gpu_memory: str | int | float | None = None
     cpu: str | int | float | None = None
     memory: str | int | float | None = None
+    gpu_models: list[str] | None = None
+    gpu_profiles: dict[str, ProfilePart] | None = None
+    elastic: str | int | float | None = None
+    node_labels: dict[str, str] | None = None
 
 
 class ScalingPart(_Part):
-    """Replicas of a version: at least `min`, at most `max`."""
+    """Replicas of a version: at least `min`, at most `max`; with `min: 0`, none after `idle` without a request."""
 
     min: int = Field(default=1, ge=0)
     max: int | None = Field(default=None, ge=1)
     target_in_flight: int | None = Field(default=None, ge=1)
+    idle: str | int | None = None
 
 
 class VersionPart(_Part):
@@ -45,6 +63,20 @@ class VersionPart(_Part):
     resources: ResourcesPart = ResourcesPart()
     scaling: ScalingPart = ScalingPart()
     isolation: Isolation = "dedicated"
+    scheduling_class: SchedulingClass | None = None
+    priority: int | None = Field(default=None, ge=0, le=100)
+    pinned: bool | None = None
+
+    def _placing(self) -> Placing:
+        given = {
+            **{name: getattr(self.resources, name) for name in _PLACING_RESOURCES},
+            **{name: getattr(self.scaling, name) for name in _PLACING_SCALING},
+            **{name: getattr(self, name) for name in _PLACING_VERSION},
+        }
+        profiles = self.resources.gpu_profiles
+        if profiles is not None:
+            given["gpu_profiles"] = {model: part.profile() for model, part in profiles.items()}
+        return cast("Placing", {name: value for name, value in given.items() if value is not None})
 
     def spec(self) -> Json:
         asked = self.resources
@@ -53,8 +85,8 @@ class VersionPart(_Part):
             resources_spec(asked.gpu, asked.gpu_memory, asked.cpu, asked.memory),
             least=self.scaling.min,
             most=self.scaling.max if self.scaling.max is not None else max(1, self.scaling.min),
-            target_in_flight=self.scaling.target_in_flight,
             isolation=self.isolation,
+            placing=self._placing(),
         )
 
 
@@ -108,6 +140,7 @@ class Manifest(_Part):
 _PARTS: dict[str, type[_Part]] = {
     "versions": VersionPart,
     "resources": ResourcesPart,
+    "gpu_profiles": ProfilePart,
     "scaling": ScalingPart,
     "traffic": TrafficPart,
     "features": FeaturesPart,
@@ -119,7 +152,7 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
     names = [str(step) for step in place[:-1] if not isinstance(step, int)]
     if not names:
         return [*Manifest.model_fields, *_SHORTHAND]
-    part = _PARTS.get(names[-1])
+    part = next((_PARTS[name] for name in reversed(names[-2:]) if name in _PARTS), None)
     return list(part.model_fields) if part else []
 
 

@@ -1,4 +1,4 @@
-"""Quantities as people write them (`0.5`, `500m`, `4Gi`) and as the platform counts them (thousandths, MiB)."""
+"""Quantities as people write them (`0.5`, `500m`, `4Gi`) and as the platform counts them (thousandths, MiB, s)."""
 
 import re
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from moorage_sdk.errors import InvalidQuantity
 Quantity = str | int | float
 
 _MIB_PER_UNIT = {"Mi": 1, "Gi": 1024, "Ti": 1024 * 1024}
+_S_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"^([0-9]+)([a-z]*)$")
 _MEMORY = re.compile(r"^([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)$")
 
 
@@ -37,21 +39,21 @@ def _milli(value: Quantity, what: str) -> Decimal:
     return milli
 
 
-def parse_gpu(value: Quantity) -> Gpu:
+def parse_gpu(value: Quantity, what: str = "gpu") -> Gpu:
     """`0.5`, `500m` -> a share of one device; `2` -> two whole devices of one node.
 
     Raises:
         InvalidQuantity: not a number, negative, or more than one device and not whole.
     """
-    milli = int(_milli(value, "gpu"))
+    milli = int(_milli(value, what))
     if milli <= 1000:
         return Gpu(milli=milli, devices=1)
     if milli % 1000:
         raise InvalidQuantity(
-            f"gpu: {value!r}: a replica takes a share of a GPU (0.001 to 1) or whole GPUs (2, 3, ...)"
+            f"{what}: {value!r}: a replica takes a share of a GPU (0.001 to 1) or whole GPUs (2, 3, ...)"
         )
     if milli > 16_000:
-        raise InvalidQuantity(f"gpu: {value!r}: a replica takes at most 16 GPUs of one node")
+        raise InvalidQuantity(f"{what}: {value!r}: a replica takes at most 16 GPUs of one node")
     return Gpu(milli=1000, devices=milli // 1000)
 
 
@@ -86,6 +88,36 @@ def parse_memory(value: Quantity, what: str = "memory") -> int:
     if mib != mib.to_integral_value():
         raise InvalidQuantity(f"{what}: {value!r} is not a whole number of Mi")
     return int(mib)
+
+
+def parse_duration(value: Quantity, what: str = "idle") -> int:
+    """`90s`, `5m`, `1h` -> seconds.
+
+    Raises:
+        InvalidQuantity: no unit, or not a whole number of it.
+    """
+    match = _DURATION.match(str(value).strip())
+    if isinstance(value, bool) or match is None:
+        raise InvalidQuantity(f"{what}: {value!r} is not a time; write 90s, 5m or 1h")
+    number, unit = match.groups()
+    if unit not in _S_PER_UNIT:
+        given = f"has the unit {unit!r}" if unit else "has no unit"
+        raise InvalidQuantity(f"{what}: {value!r} {given}; units are s, m, h and d: write {number}s")
+    return int(number) * _S_PER_UNIT[unit]
+
+
+def parse_percent(value: Quantity, what: str, most: int) -> int:
+    """`10`, `10%` -> 10.
+
+    Raises:
+        InvalidQuantity: not a whole number from 0 to `most`.
+    """
+    text = str(value).strip().removesuffix("%").strip()
+    if isinstance(value, bool) or not text.isdecimal() or int(text[:6]) > most:
+        raise InvalidQuantity(
+            f"{what}: {value!r} is not a whole percentage from 0 to {most}; write {most // 5} for instance"
+        )
+    return int(text)
 
 
 def format_milli(milli: int) -> str:

@@ -2,13 +2,49 @@
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
-from moorage_common.contracts.desired import Isolation
-from moorage_sdk.errors import InvalidManifest
-from moorage_sdk.quantities import Quantity, parse_cpu, parse_gpu, parse_memory
+from moorage_common.contracts.desired import Isolation, SchedulingClass
+from moorage_sdk.errors import InvalidManifest, InvalidQuantity
+from moorage_sdk.quantities import Quantity, parse_cpu, parse_duration, parse_gpu, parse_memory, parse_percent
 
 Json = dict[str, Any]
+
+_ELASTIC_MOST_PCT = 50
+
+
+class Profile(TypedDict, total=False):
+    """What a replica takes of one GPU model; without `gpu_memory` the same share as `gpu`."""
+
+    gpu: Quantity
+    gpu_memory: Quantity
+
+
+class Placing(TypedDict, total=False):
+    """Where and how a version may run; everything may be left out.
+
+    Keys:
+        gpu_models: GPU models it may run on, as nodes name them ("T4", "H100"); any when left out.
+        gpu_profiles: by GPU model, what it takes there in place of `gpu` and `gpu_memory`:
+            {"H100": {"gpu": 0.2, "gpu_memory": "4Gi"}}.
+        elastic: per cent of `gpu` that may be left out where it does not fit whole, at most 50.
+        node_labels: labels that the node must carry.
+        idle: with `min` 0, after so long without a request the last replica goes ("5m").
+        target_in_flight: requests in flight a replica that scaling aims at.
+        scheduling_class: "standard", or "scavenger" for what runs only on GPUs that nobody else wants.
+        priority: 0 to 100, within the tenant; lower ones make room for higher ones.
+        pinned: never moved to make room for others.
+    """
+
+    gpu_models: Sequence[str]
+    gpu_profiles: Mapping[str, Profile]
+    elastic: Quantity
+    node_labels: Mapping[str, str]
+    idle: Quantity
+    target_in_flight: int
+    scheduling_class: SchedulingClass
+    priority: int
+    pinned: bool
 
 
 def resources_spec(
@@ -33,22 +69,61 @@ def resources_spec(
     return spec
 
 
+def _profile_spec(model: str, profile: Profile) -> Json:
+    device = parse_gpu(profile.get("gpu", 1), f"gpu_profiles.{model}.gpu")
+    if device.devices > 1 or device.milli == 0:
+        raise InvalidQuantity(
+            f"gpu_profiles.{model}.gpu: write the share of one {model}, such as 0.5; 1 is a whole one"
+        )
+    spec: Json = {"gpu_milli": device.milli}
+    if "gpu_memory" in profile:
+        spec["gpu_mem_mib"] = parse_memory(profile["gpu_memory"], f"gpu_profiles.{model}.gpu_memory")
+    return spec
+
+
+def _placing_resources(placing: Placing) -> Json:
+    spec: Json = {}
+    if "gpu_models" in placing:
+        spec["gpu_models"] = list(placing["gpu_models"])
+    if "gpu_profiles" in placing:
+        spec["gpu_profiles"] = {model: _profile_spec(model, of) for model, of in placing["gpu_profiles"].items()}
+    if "elastic" in placing:
+        spec["elastic_pct"] = parse_percent(placing["elastic"], "elastic", _ELASTIC_MOST_PCT)
+    if "node_labels" in placing:
+        spec["node_labels"] = dict(placing["node_labels"])
+    return spec
+
+
 def version_spec(
     version: int | str,
     resources: Json,
     *,
     least: int = 1,
     most: int = 1,
-    target_in_flight: int | None = None,
     isolation: Isolation = "dedicated",
+    placing: Placing | None = None,
 ) -> Json:
-    """One version of a deployment: `least` to `most` replicas of `resources`."""
+    """One version of a deployment: `least` to `most` replicas of `resources`.
+
+    Raises:
+        InvalidManifest: fewer at most than at least.
+        InvalidQuantity: naming the field of `placing`.
+    """
+    more = placing if placing is not None else Placing()
     if most < max(1, least):
         raise InvalidManifest(f"scaling: max ({most}) is less than {'min' if least > most else '1'}")
     scaling: Json = {"min": least, "max": most}
-    if target_in_flight is not None:
-        scaling["target_in_flight"] = target_in_flight
-    return {"version": version, "resources": resources, "scaling": scaling, "isolation": isolation}
+    if "target_in_flight" in more:
+        scaling["target_in_flight"] = more["target_in_flight"]
+    if "idle" in more:
+        scaling["idle_s"] = parse_duration(more["idle"])
+    return {
+        "version": version,
+        "resources": {**resources, **_placing_resources(more)},
+        "scaling": scaling,
+        "isolation": isolation,
+        **{key: more[key] for key in ("scheduling_class", "priority", "pinned") if key in more},
+    }
 
 
 def traffic_spec(weights: Mapping[int, float] | Sequence[tuple[int | str, float]]) -> list[Json]:

@@ -10,6 +10,7 @@ from moorage_sdk.errors import SdkError
 
 if TYPE_CHECKING:
     from moorage_sdk.client import Client
+    from moorage_sdk.spec import Profile
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelName = Annotated[str, typer.Argument(help="The model's name.", metavar="MODEL")]
@@ -44,6 +45,34 @@ def connect(context: typer.Context) -> "Client":
     return Client(
         registry=given.registry, router=given.router, profile=given.profile, tenant=given.tenant, progress=say
     )
+
+
+def parse_pairs(pairs: list[str], form: str) -> dict[str, str]:
+    """`["zone=a"]` -> `{"zone": "a"}`.
+
+    Raises:
+        SdkError: a pair of another form, or one name twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value) or name in found:
+            raise SdkError(f"{pair!r} is not {form}, or its name stands twice")
+        found[name] = value
+    return found
+
+
+def parse_profiles(pairs: list[str]) -> "dict[str, Profile]":
+    """`["H100=0.2,4Gi"]` -> `{"H100": {"gpu": "0.2", "gpu_memory": "4Gi"}}`.
+
+    Raises:
+        SdkError: a pair of another form.
+    """
+    found: dict[str, Profile] = {}
+    for model, taken in parse_pairs(pairs, "MODEL=GPU or MODEL=GPU,MEMORY such as H100=0.2,4Gi").items():
+        gpu, comma, memory = taken.partition(",")
+        found[model] = {"gpu": gpu, "gpu_memory": memory} if comma else {"gpu": gpu}
+    return found
 
 
 def parse_weights(pairs: list[str]) -> dict[int, float]:

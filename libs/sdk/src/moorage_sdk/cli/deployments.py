@@ -1,11 +1,14 @@
 """`deploy`, `traffic`, `status` and `logs`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from moorage_sdk.cli.context import AsJson, ModelName, connect, parse_weights, say
+from moorage_sdk.cli.context import AsJson, ModelName, connect, parse_pairs, parse_profiles, parse_weights, say
 from moorage_sdk.cli.output import print_json, print_line, print_rows
+
+if TYPE_CHECKING:
+    from moorage_sdk.spec import Placing
 
 
 def deploy(
@@ -25,10 +28,38 @@ def deploy(
     traffic: Annotated[
         list[str] | None, typer.Option(help="VERSION=PERCENT, once a version.", metavar="VERSION=PERCENT")
     ] = None,
+    gpu_model: Annotated[
+        list[str] | None, typer.Option(help="GPU model it may run on, once a model.", metavar="MODEL")
+    ] = None,
+    gpu_profile: Annotated[
+        list[str] | None,
+        typer.Option(help="What it takes of a GPU model, such as H100=0.2 or H100=0.2,4Gi.", metavar="MODEL=GPU[,MEM]"),
+    ] = None,
+    elastic: Annotated[str | None, typer.Option(help="Per cent of --gpu that may be left out, at most 50.")] = None,
+    node_label: Annotated[
+        list[str] | None, typer.Option(help="Label that the node must carry.", metavar="NAME=VALUE")
+    ] = None,
+    idle: Annotated[str | None, typer.Option(help="With --min 0: none after so long without a request: 5m.")] = None,
+    scheduling_class: Annotated[
+        Literal["standard", "scavenger"] | None, typer.Option("--class", help="scavenger: only on what nobody wants.")
+    ] = None,
+    priority: Annotated[int | None, typer.Option(min=0, max=100, help="Within the tenant; 50 if left out.")] = None,
+    pinned: Annotated[bool | None, typer.Option("--pinned/--movable", help="Never moved to make room.")] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for a ready replica.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Deploy a version beside those deployed already, or change how it runs. Prints the URL."""
+    found = {
+        "gpu_models": gpu_model or None,
+        "gpu_profiles": parse_profiles(gpu_profile) if gpu_profile else None,
+        "elastic": elastic,
+        "node_labels": parse_pairs(node_label, "NAME=VALUE") if node_label else None,
+        "idle": idle,
+        "scheduling_class": scheduling_class,
+        "priority": priority,
+        "pinned": pinned,
+    }
+    placing = cast("Placing", {name: value for name, value in found.items() if value is not None})
     with connect(context) as client:
         endpoint = client.deploy(
             model,
@@ -42,6 +73,7 @@ def deploy(
             isolation=isolation,
             traffic=parse_weights(traffic) if traffic else None,
             wait=not no_wait,
+            **placing,
         )
     if as_json:
         print_json({"model": endpoint.name, "url": endpoint.url})

@@ -4,8 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from moorage_common.contracts.desired import Isolation, ReplicaStatus, Resources
+from moorage_common.contracts.desired import Isolation, ReplicaStatus, SchedulingClass
 from moorage_common.contracts.routes import Arm, FeatureJoin, Role
+from moorage_registry.deployments.resources import ResourcesSpec
 from moorage_registry.instants import Instant
 
 WHOLE_BP = 10_000
@@ -16,25 +17,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ResourcesSpec(Resources):
-    """Resources as asked for: a misspelt field is refused rather than ignored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="after")
-    def _whole_devices(self) -> "ResourcesSpec":
-        if self.devices > 1 and self.gpu_milli != 1000:
-            message = "several devices are whole ones: set gpu_milli to 1000, or devices to 1"
-            raise ValueError(message)
-        return self
-
-
 class Scaling(_Strict):
-    """Replicas of a version: `min` to `max`, by requests in flight a replica."""
+    """Replicas of a version: `min` to `max`, by requests in flight a replica; with `min` 0 none when idle so long."""
 
     min: int = Field(default=1, ge=0, le=1000)
     max: int = Field(default=1, ge=1, le=1000)
     target_in_flight: int = Field(default=8, ge=1, le=100_000)
+    idle_s: int = Field(default=300, ge=1, le=30 * 86_400)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Scaling":
@@ -49,6 +38,9 @@ class VersionSpec(_Strict):
     resources: ResourcesSpec = ResourcesSpec()
     scaling: Scaling = Scaling()
     isolation: Isolation = "dedicated"
+    scheduling_class: SchedulingClass = "standard"
+    priority: int = Field(default=50, ge=0, le=100)
+    pinned: bool = False
     capacity_share_bp: int = Field(default=WHOLE_BP, ge=0, le=WHOLE_BP)
 
 

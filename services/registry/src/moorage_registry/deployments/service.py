@@ -22,6 +22,7 @@ from moorage_registry.deployments.models import (
     TrafficChange,
 )
 from moorage_registry.deployments.repository import DeploymentRepository
+from moorage_registry.deployments.resources import most_milli
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.work import Work
@@ -144,11 +145,12 @@ class Planner:
                 "lower scaling.max"
             )
             raise Unprocessable(message, code="replica_quota")
-        most = sum(v.scaling.max * v.resources.gpu_milli * v.resources.devices for v in versions)
+        most = sum(v.scaling.max * most_milli(v.resources) for v in versions)
         if most > tenant.gpu_milli:
             message = (
                 f"this tenant's deployments could grow to {most / 1000:g} GPU and its share is "
-                f"{tenant.gpu_milli / 1000:g}; lower scaling.max or resources, or ask the operator for more"
+                f"{tenant.gpu_milli / 1000:g}; lower scaling.max, gpu_milli or the largest of gpu_profiles, "
+                "or ask the operator for more"
             )
             raise Unprocessable(message, code="gpu_quota")
 

@@ -99,6 +99,10 @@ def _desired_version(
         min_replicas=placed.scaling.min,
         max_replicas=placed.scaling.max,
         target_in_flight=placed.scaling.target_in_flight,
+        idle_s=placed.scaling.idle_s,
+        scheduling_class=placed.scheduling_class,
+        priority=placed.priority,
+        pinned=placed.pinned,
         capacity_share_bp=placed.capacity_share_bp,
     )
 

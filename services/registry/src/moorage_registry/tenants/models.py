@@ -9,6 +9,12 @@ from moorage_common.contracts.names import Name
 from moorage_registry.instants import Instant
 
 
+class GpuShareSpec(GpuShare):
+    """A share as operators write it: a misspelt field is refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class LimitsChange(BaseModel):
     """Body of `PUT /v1/tenants/{tenant}/limits`: what is given is set, the rest stays."""
 
@@ -20,12 +26,14 @@ class LimitsChange(BaseModel):
     max_concurrent: int | None = Field(default=None, ge=1, le=10**6)
     max_body_bytes: int | None = Field(default=None, ge=1024, le=2**40)
     gpu_milli: int | None = Field(default=None, ge=0, le=10**9)
-    gpu_shares: list[GpuShare] | None = Field(default=None, max_length=32)
+    gpu_shares: list[GpuShareSpec] | None = Field(default=None, max_length=32)
     allow_code: bool | None = None
     on_store_loss: Literal["local", "closed", "open"] | None = None
 
     def given(self) -> dict[str, Any]:
-        return self.model_dump(exclude_none=True)
+        """Fields and values; shares whole, so that equal ones compare equal."""
+        whole = {} if self.gpu_shares is None else {"gpu_shares": [share.model_dump() for share in self.gpu_shares]}
+        return {**self.model_dump(exclude_none=True), **whole}
 
 
 class NewTenant(BaseModel):

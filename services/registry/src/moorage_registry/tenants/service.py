@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.names import TenantId
-from moorage_common.errors import Conflict, NotFound
+from moorage_common.errors import Conflict, NotFound, Unprocessable
 from moorage_registry.keys.service import PLATFORM
 from moorage_registry.tenants.models import LimitsChange, Tenant
 from moorage_registry.tenants.repository import TenantRepository
@@ -21,6 +21,22 @@ def tenant_of(row: TenantRow) -> Tenant:
     return Tenant(name=row.name, limits=limits_of(row), created_at=row.created_at)
 
 
+def check_shares(limits: TenantLimits) -> None:
+    """Raises Unprocessable where the queue tree's entries contradict each other or the tenant's GPU limit."""
+    models = [share.gpu_model for share in limits.gpu_shares]
+    twice = sorted({model for model in models if models.count(model) > 1})
+    if twice:
+        named = ", ".join(model or '"" (all other models)' for model in twice)
+        raise Unprocessable(f"gpu_shares has several entries for {named}; give one a model", code="gpu_share_twice")
+    guaranteed = sum(share.guaranteed_milli for share in limits.gpu_shares)
+    if guaranteed > limits.gpu_milli:
+        message = (
+            f"the guarantees add up to {guaranteed / 1000:g} GPU and the tenant may hold {limits.gpu_milli / 1000:g}; "
+            "raise gpu_milli, or lower guaranteed_milli"
+        )
+        raise Unprocessable(message, code="gpu_share_over_limit")
+
+
 def no_tenant(name: str) -> NotFound:
     return NotFound(f"there is no tenant {name}", code="tenant_not_found")
 
@@ -32,7 +48,7 @@ class TenantService:
     work: Work
 
     async def create(self, limits: LimitsChange) -> Tenant:
-        """Raises Conflict when the name is taken."""
+        """Raises Conflict when the name is taken; Unprocessable as `check_shares` does."""
         tenant = await self.ensure(limits)
         if tenant is None:
             message = f"there is a tenant {self.work.tenant} already; choose another name"
@@ -42,7 +58,9 @@ class TenantService:
     async def ensure(self, limits: LimitsChange) -> Tenant | None:
         """Make the tenant, or None when it is there already."""
         name = self.work.tenant
-        wanted = TenantLimits(tenant=name, **limits.given()).model_dump(exclude={"tenant"})
+        whole = TenantLimits(tenant=name, **limits.given())
+        check_shares(whole)
+        wanted = whole.model_dump(exclude={"tenant"})
         row = TenantRow(name=name, version=1, created_at=self.work.now, **wanted)
         if not await TenantRepository(self.work.session).add(row):
             return None
@@ -51,7 +69,7 @@ class TenantService:
         return tenant_of(row)
 
     async def set_limits(self, change: LimitsChange) -> TenantLimits:
-        """Raises NotFound; Conflict where operators would lock themselves out."""
+        """Raises NotFound; Conflict where operators would lock themselves out; Unprocessable as `check_shares` does."""
         name = self.work.tenant
         row = await TenantRepository(self.work.session).get(name, lock=True)
         if row is None:
@@ -59,6 +77,7 @@ class TenantService:
         if name == PLATFORM and change.status == "suspended":
             raise Conflict("the operators' own tenant cannot be suspended", code="platform_tenant")
         changed = {key: value for key, value in change.given().items() if getattr(row, key) != value}
+        check_shares(TenantLimits.model_validate({**limits_of(row).model_dump(), **changed}))
         if changed:
             for key, value in changed.items():
                 setattr(row, key, value)
