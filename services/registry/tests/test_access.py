@@ -38,6 +38,14 @@ EXPECTED_RULES = {
     "PUT /v1/deployments/{model}/traffic": "deploy:write",
     "GET /v1/deployments/{model}/status": "any key",
     "GET /v1/deployments/{model}/logs": "logs:read",
+    "GET /v1/deployments/{model}/explain": "any key",
+    "GET /v1/gpus": "any key",
+    "GET /v1/quota": "any key",
+    "GET /v1/nodes": "platform:admin",
+    "PUT /v1/nodes/{node}/drain": "platform:admin",
+    "DELETE /v1/nodes/{node}/drain": "platform:admin",
+    "GET /v1/cluster/state": "platform:admin",
+    "POST /v1/cluster/defragment": "platform:admin",
     "GET /v1/usage": "usage:read",
     "GET /v1/events": "events:read",
     "GET /v1/audit": "keys:admin",
@@ -68,7 +76,9 @@ def test_a_route_without_a_rule_stops_the_app() -> None:
 
 def _concrete(route: str) -> tuple[str, str]:
     method, path = route.split(" ")
-    return method, path.format(tenant="acme", kid="0" * 12, digest="sha256:" + "0" * 64, model="digits", number=1)
+    return method, path.format(
+        tenant="acme", kid="0" * 12, digest="sha256:" + "0" * 64, model="digits", number=1, node="n1"
+    )
 
 
 async def test_no_route_answers_without_a_key(platform: Platform) -> None:
@@ -120,6 +130,7 @@ async def test_another_tenants_things_are_not_found_on_every_route(platform: Pla
         ("PUT", "/v1/deployments/digits/traffic", {"arms": [{"version": 1, "weight": 100}]}),
         ("GET", "/v1/deployments/digits/status", None),
         ("GET", "/v1/deployments/digits/logs", None),
+        ("GET", "/v1/deployments/digits/explain", None),
     ]
     for method, path, body in routes:
         answer = await stranger.call(method, path, **({"json": body} if body is not None else {}))

@@ -11,6 +11,7 @@ from moorage_registry.access import check_rules
 from moorage_registry.audit.endpoints import router as audit
 from moorage_registry.catalog.artifact_endpoints import router as artifacts
 from moorage_registry.catalog.endpoints import router as catalog
+from moorage_registry.clusters.endpoints import router as clusters
 from moorage_registry.deployments.endpoints import router as deployments
 from moorage_registry.deployments.metrics_endpoints import router as tenant_metrics
 from moorage_registry.deps import running
@@ -23,7 +24,7 @@ from moorage_registry.usage.endpoints import router as usage
 
 JSON_MAX_BYTES = 1024 * 1024
 _JSON_ROUTERS: tuple[APIRouter, ...] = (
-    tenants, keys, catalog, deployments, usage, events, audit, tenant_metrics,
+    tenants, keys, catalog, deployments, clusters, usage, events, audit, tenant_metrics,
 )  # fmt: skip
 
 

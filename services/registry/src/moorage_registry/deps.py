@@ -21,6 +21,7 @@ from moorage_registry import migrations
 from moorage_registry.catalog.blobs import BlobStore
 from moorage_registry.catalog.feature_services import FeatureServices
 from moorage_registry.catalog.urls import ArtifactUrls
+from moorage_registry.clusters.schedulers import Schedulers
 from moorage_registry.deployments.loads import LoadReports
 from moorage_registry.deployments.router_series import RouterSeries
 from moorage_registry.deployments.status import StatusReports
@@ -55,6 +56,7 @@ class Registry:
     status: StatusReports
     loads: LoadReports
     router_series: RouterSeries
+    schedulers: Schedulers
     commits: Commits
     metrics: Metrics
 
@@ -121,6 +123,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             status=status,
             loads=loads,
             router_series=RouterSeries(bus, loads),
+            schedulers=Schedulers(bus, settings.cluster),
             commits=commits,
             metrics=metrics,
         )

@@ -1,4 +1,4 @@
-"""What routers and schedulers read: the buckets keys, limits, routes and desired, written from the database.
+"""What routers and schedulers read: the buckets keys, limits, routes, desired and clusters, written from the database.
 
 A commit names what it touched; each of those is read anew and put at once. While the bus is away they wait, and every
 30 s all buckets are compared with the database, so nothing is lost when a bucket is.
@@ -17,6 +17,7 @@ from moorage_common.contracts.desired import Desired
 from moorage_common.contracts.keys import KeyRecord
 from moorage_common.contracts.model import Contract
 from moorage_common.contracts.names import (
+    BUCKET_CLUSTERS,
     BUCKET_DESIRED,
     BUCKET_KEYS,
     BUCKET_LIMITS,
@@ -29,6 +30,9 @@ from moorage_common.db import Database
 from moorage_common.kv import BucketWriter
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.urls import DAY_S, ArtifactUrls
+from moorage_registry.clusters.repository import ClusterRepository
+from moorage_registry.clusters.service import intent_of
+from moorage_registry.clusters.tables import ClusterRow
 from moorage_registry.deployments.states import ModelStates
 from moorage_registry.deployments.views import ModelState, desired_of, route_of
 from moorage_registry.keys.repository import KeyRepository
@@ -67,7 +71,7 @@ def _versioned(epoch: int, version: int, value: Contract | None) -> Versioned:
 
 @dataclass
 class Publisher:
-    """The one writer of four buckets."""
+    """The one writer of five buckets."""
 
     db: Database
     bus: Bus
@@ -85,6 +89,7 @@ class Publisher:
             BUCKET_LIMITS: self.all_limits,
             BUCKET_ROUTES: self.all_routes,
             BUCKET_DESIRED: self.all_desired,
+            BUCKET_CLUSTERS: self.all_clusters,
         }
         self._writers = {
             bucket: BucketWriter(self.bus, bucket, WRITER, source, epoch=self.epoch)
@@ -137,6 +142,9 @@ class Publisher:
         if touched.kind == "limits":
             row = await TenantRepository(session).get(tenant)
             return [(BUCKET_LIMITS, name, self._limits(row))] if row is not None else []
+        if touched.kind == "cluster":
+            cluster = await ClusterRepository(session).get(name)
+            return [(BUCKET_CLUSTERS, name, self._cluster(cluster))] if cluster is not None else []
         state = await ModelStates(session).one(tenant, name)
         if state is None:
             return []
@@ -158,6 +166,9 @@ class Publisher:
     def _limits(self, row: TenantRow) -> Versioned:
         return _versioned(self.epoch, row.version, limits_of(row))
 
+    def _cluster(self, row: ClusterRow) -> Versioned:
+        return _versioned(self.epoch, row.version, intent_of(row))
+
     def _route(self, state: ModelState) -> Versioned:
         return _versioned(self.epoch, state.revision, route_of(state))
 
@@ -177,6 +188,11 @@ class Publisher:
         async with self.db.read() as session:
             rows = await TenantRepository(session).all()
         return {row.name: self._limits(row) for row in rows}
+
+    async def all_clusters(self) -> Mapping[str, Versioned]:
+        async with self.db.read() as session:
+            rows = await ClusterRepository(session).all()
+        return {row.name: self._cluster(row) for row in rows}
 
     async def all_routes(self) -> Mapping[str, Versioned]:
         """Routes of all models; tombstones of what is not deployed."""

@@ -19,7 +19,7 @@ SOURCE = "moorage/registry"
 
 @dataclass(frozen=True)
 class Touched:
-    """Something published that a transaction changed: `kind` is `key`, `limits` or `model`."""
+    """Something published that a transaction changed: `kind` is `key`, `limits`, `cluster` or `model`."""
 
     kind: str
     tenant: TenantId
