@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import nats.js.errors
 import structlog
@@ -70,7 +71,7 @@ class BucketReader:
 
     async def run(self) -> None:
         """Follow the bucket until cancelled."""
-        while not _cancelled():
+        while not cancelled():
             try:
                 await self.bus.wait()
                 await self._follow()
@@ -90,7 +91,7 @@ class BucketReader:
             view.initial = False
             for prefix in view.beats:
                 self._complete(prefix, view)
-            while not _cancelled() and time.monotonic() - max(self._last_heartbeat, self._opened) < SILENCE_S:
+            while not cancelled() and time.monotonic() - max(self._last_heartbeat, self._opened) < SILENCE_S:
                 with contextlib.suppress(TimeoutError):
                     update = await watcher.updates(timeout=HEARTBEAT_S)
                     if update is not None:
@@ -152,7 +153,7 @@ class _View:
     complete: set[str] = field(default_factory=set)
 
 
-def _cancelled() -> bool:
+def cancelled() -> bool:
     """Whether this task was told to end: Python 3.11's `asyncio.wait_for`, which nats-py uses, may swallow that."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
@@ -166,7 +167,8 @@ async def _created(js: JetStreamContext, bucket: str) -> str:
 class BucketWriter:
     """The one writer of the keys under `prefix`. `source` gives the whole of them, tombstones included.
 
-    Call `put` after each change; `run` keeps the heartbeat, rebuilds a wiped bucket and compares all every 30 s.
+    Call `put` after each change; `run` keeps the heartbeat, rebuilds a wiped bucket and compares all every 30 s. While
+    `may_write` says no, nothing is written: of several that could be the one writer, only one is.
     """
 
     bus: Bus
@@ -175,6 +177,7 @@ class BucketWriter:
     source: Source
     prefix: str = ""
     epoch: int = 1
+    may_write: Callable[[], bool] = lambda: True
     _dirty: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def put(self, key: str, entry: Versioned) -> bool:
@@ -182,7 +185,7 @@ class BucketWriter:
 
         An entry over NATS's largest message is logged and left out.
         """
-        if not self.bus.connected:
+        if not self.bus.connected or not self.may_write():
             self._dirty.set()
             return False
         try:
@@ -209,6 +212,8 @@ class BucketWriter:
                 if order is not None and order >= entry.order:
                     return
                 revision = held.revision or 0
+            if not self.may_write():
+                break
             try:
                 if revision:
                     await kv.update(key, payload, last=revision)
@@ -223,12 +228,16 @@ class BucketWriter:
         """Heartbeat and reconcile until cancelled."""
         created = ""
         next_reconcile = 0.0
-        while not _cancelled():
+        while not cancelled():
             try:
                 await self.bus.wait()
                 kv = await self.bus.bucket(self.bucket)
                 found = await _created(self.bus.jetstream(), self.bucket)
                 now = time.monotonic()
+                if not self.may_write():
+                    created = ""
+                    await asyncio.sleep(HEARTBEAT_S)
+                    continue
                 if found != created or self._dirty.is_set() or now >= next_reconcile:
                     created = ""
                     self._dirty.clear()
@@ -255,24 +264,33 @@ class BucketWriter:
             async with gate:
                 await self._put(kv, key, entry)
 
-        stale = [(k, e) for k, e in wanted.items() if k not in held or held[k] < e.order]
+        stale = [(k, e) for k, e in wanted.items() if k not in held or held[k].order < e.order]
         await asyncio.gather(*(write(key, entry) for key, entry in stale))
         for key in held.keys() - wanted.keys():
-            await kv.purge(key)
+            if self.may_write():
+                # Only what was read: what another writer has put there since is not ours to remove.
+                with contextlib.suppress(nats.js.errors.BadRequestError):
+                    await kv.delete(key, last=held[key].revision)
 
-    async def _held(self, kv: KeyValue) -> dict[str, tuple[int, int]]:
-        held: dict[str, tuple[int, int]] = {}
+    async def _held(self, kv: KeyValue) -> dict[str, "_Held"]:
+        held: dict[str, _Held] = {}
         watcher = await kv.watchall()
         try:
             while (update := await watcher.updates(timeout=SILENCE_S)) is not None:
                 if update.key.startswith(HEARTBEAT_PREFIX) or not update.key.startswith(self.prefix):
                     continue
-                order = _order(update.value)
                 if update.operation not in ("DEL", "PURGE"):
-                    held[update.key] = order or (-1, -1)
+                    held[update.key] = _Held(_order(update.value) or (-1, -1), update.revision or 0)
         finally:
             await watcher.stop()
         return held
+
+
+class _Held(NamedTuple):
+    """A stored entry: its order, and the bucket's revision of it."""
+
+    order: tuple[int, int]
+    revision: int
 
 
 def _order(value: bytes | None) -> tuple[int, int] | None:

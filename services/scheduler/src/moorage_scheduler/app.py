@@ -36,7 +36,8 @@ def create_app(settings: Settings, host_class: type[Any]) -> tuple[FastAPI, Fast
             yield
 
     def ended(work: asyncio.Task[None]) -> None:
-        """Without Ray nothing can be scheduled, and a driver cannot join a new cluster: end, to be started anew."""
+        """Without Ray or the lease nothing can be scheduled, and a driver cannot join a new cluster: end, to be started
+        anew."""
         if not work.cancelled() and (error := work.exception()) is not None:
             log.critical("the scheduler stops", exc_info=error)
             app.state.failed = True
@@ -46,7 +47,11 @@ def create_app(settings: Settings, host_class: type[Any]) -> tuple[FastAPI, Fast
         return await held[0].not_ready() if held else "starting"
 
     async def view() -> dict[str, Any]:
-        return placements(held[0].reconciler) if held else {"nodes": [], "queued": []}
+        if not held:
+            return {"role": "candidate", "leader": "", "fencing": 0, "nodes": [], "queued": []}
+        one = held[0].leadership
+        role = {"role": one.role, "leader": one.leader, "fencing": one.fencing}
+        return {**role, **placements(held[0].reconciler)}
 
     app = FastAPI(title="Moorage scheduler", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.failed = False

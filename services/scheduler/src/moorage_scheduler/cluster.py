@@ -45,6 +45,10 @@ class ClusterUnreachable(Exception):
     """Ray did not answer in time."""
 
 
+class NotLeading(ClusterUnreachable):
+    """This process may change nothing now: the lease is not renewed."""
+
+
 class HostGone(Exception):
     """The actor is dead for good: its constructor failed, it was removed, or its node is lost."""
 
@@ -54,7 +58,10 @@ class HostRefused(Exception):
 
 
 class Placed(Contract):
-    """What a host was placed as; kept by the actor itself, so that a new scheduler can adopt it."""
+    """What a host was placed as; kept by the actor itself, so that a new scheduler can adopt it.
+
+    `epoch` is the fencing number of the leader that started it; `Cluster` puts it in.
+    """
 
     host_id: str
     tenant: str
@@ -69,6 +76,7 @@ class Placed(Contract):
     started_at: float
     moved_from: str = ""
     """The host whose place it takes."""
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,9 @@ class Cluster:
 
     Args:
         host_class: the actor class of replica hosts, constructed with the JSON of its configuration.
+        may_act: whether this process leads. Asked right before anything is changed, which raises NotLeading if not.
+        epoch: its fencing number.
+        found_epoch: the highest that `running` found.
 
     Raises (all calls):
         ClusterUnreachable: Ray did not answer in time.
@@ -118,9 +129,14 @@ class Cluster:
 
     address: str
     host_class: type[Any]
+    may_act: Callable[[], bool] = lambda: True
+    epoch: int = 0
+    found_epoch: int = 0
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="ray"))
     _groups: dict[str, PlacementGroup] = field(default_factory=dict)
     _handles: dict[str, Any] = field(default_factory=dict)
+    _known: set[str] = field(default_factory=set)
+    """Actors found when taking over, and those started since."""
 
     async def _off_loop(self, call: Callable[[], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
         try:
@@ -166,6 +182,7 @@ class Cluster:
         }
         for name, bundles in wanted.items():
             if bundles and name not in self._groups:
+                self._lead()
                 make = functools.partial(groups.ensure, name, bundles, node.ray_id)
                 self._groups[name] = await self._off_loop(make, timeout_s=groups.GRANT_TIMEOUT_S + 10)
 
@@ -175,6 +192,7 @@ class Cluster:
         Args:
             alive: Ray's ids of the nodes that stay.
         """
+        self._lead()
         for name in await self._off_loop(functools.partial(groups.remove_except, alive)):
             log.info("groups of a lost node removed", group=name)
             self._groups.pop(name, None)
@@ -185,13 +203,20 @@ class Cluster:
         Args:
             gpu_fraction: of each device, in (0, 1]; 0 without a GPU.
         """
+        placed = placed.model_copy(update={"epoch": self.epoch})
+        self._known.add(placed.host_id)
         siblings: list[int] = []
         for number, bundle in enumerate(placed.devices[1:], start=1):
             reserve = functools.partial(self._reserve, f"{placed.host_id}{_RESERVATION}{number}", ray_id, bundle)
             siblings += await self._off_loop(reserve, timeout_s=60.0)
         await self._off_loop(functools.partial(self._start, placed, ray_id, gpu_fraction, config_json, siblings))
 
+    def _lead(self) -> None:
+        if not self.may_act():
+            raise NotLeading("nothing is changed while the lease of the scheduler is not renewed")
+
     def _reserve(self, name: str, ray_id: str, bundle: int) -> list[int]:
+        self._lead()
         actor = ray.remote(Reservation).options(**self._options(name, ray_id, bundle, 1.0)).remote()
         self._handles[name] = actor
         devices: list[int] = ray.get(actor.devices.remote(), timeout=60.0)
@@ -201,6 +226,7 @@ class Cluster:
         bundle = placed.devices[0] if placed.devices else None
         options = self._options(placed.host_id, ray_id, bundle, gpu_fraction)
         actor_class = ray.remote(placed_class(self.host_class))
+        self._lead()
         self._handles[placed.host_id] = actor_class.options(**options, max_concurrency=_CONCURRENT_CALLS).remote(
             config_json, placed.model_dump_json(), siblings
         )
@@ -231,6 +257,27 @@ class Cluster:
         for name in names:
             if _RESERVATION in name and name.split(_RESERVATION)[0] not in leads:
                 await self._off_loop(functools.partial(self._kill, name))
+        self._known |= leads
+        self.found_epoch = max((placed.epoch for placed in found), default=0)
+        return found
+
+    async def strangers(self) -> dict[str, int]:
+        """Actors that were neither found when taking over nor started since, with their epochs.
+
+        That of a reservation without its lead is -1. One that does not answer is left for the next time.
+        """
+        names = set(await self._off_loop(ray.util.list_named_actors))
+        found: dict[str, int] = {}
+        for name in names:
+            lead, reservation, _number = name.partition(_RESERVATION)
+            if lead in self._known or (reservation and lead in names):
+                continue
+            if reservation:
+                found[name] = -1
+                continue
+            with contextlib.suppress(ClusterUnreachable, HostGone):
+                placed = await self.call(name, "placed", timeout_s=5.0)
+                found[name] = Placed.model_validate_json(placed).epoch
         return found
 
     async def _placed(self, host_id: str) -> Placed | None:
@@ -281,6 +328,7 @@ class Cluster:
                 await self._off_loop(functools.partial(self._kill, name))
 
     def _kill(self, name: str) -> None:
+        self._lead()
         with contextlib.suppress(HostGone, ValueError):
             ray.kill(self._handle(name), no_restart=True)
         self._handles.pop(name, None)

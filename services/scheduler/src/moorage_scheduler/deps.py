@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from moorage_common.kv import BucketReader
 from moorage_runtime.config import HostConfig
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable
 from moorage_scheduler.hosts import Fleet, Host
+from moorage_scheduler.leadership import Leadership
 from moorage_scheduler.loads import LoadBoard
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.nodes import Nodes
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 CONNECT_RETRY_S = 0.5
 SETTLE_S = 10.0
+SWEEP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Deps:
 
     settings: Settings
     bus: Bus
+    leadership: Leadership
     cluster: Cluster
     fleet: Fleet
     validations: Validations
@@ -47,13 +49,19 @@ class Deps:
     loads: LoadBoard
     reconciler: Reconciler
     desired: BucketReader
+    reached: asyncio.Event
+    """Set once this process is a driver of the Ray cluster."""
     leading: asyncio.Event
-    """Set once what ran before has been adopted."""
+    """Set once this process leads and what ran before has been adopted."""
 
     async def not_ready(self) -> str | None:
-        """Why the scheduler cannot place yet."""
-        if not self.leading.is_set():
+        """Why the scheduler can neither place yet nor stand by."""
+        if not self.reached.is_set():
             return "Ray is not reached yet: is its head running at MOORAGE_RAY_ADDRESS, with the same RAY_AUTH_TOKEN?"
+        if self.leadership.role == "standby":
+            return None
+        if not self.leading.is_set():
+            return "the lease is not ours yet: is NATS running? That of a scheduler that died runs out within seconds"
         if not self.desired.synced.is_set():
             return "the desired state has not been read yet: are NATS and a registry running?"
         return None
@@ -62,13 +70,15 @@ class Deps:
 def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) -> Deps:
     """Wire everything; nothing starts yet."""
     bus = Bus(settings.nats_url.get_secret_value(), f"scheduler-{settings.cluster}")
-    epoch = int(time.time())
+    leadership = Leadership(bus, settings.cluster)
     reports = Reports(
         settings.cluster,
-        endpoints=Publisher(bus, BUCKET_ENDPOINTS, settings.cluster, epoch),
-        statuses=Publisher(bus, BUCKET_STATUS, settings.cluster, epoch),
+        endpoints=Publisher(bus, BUCKET_ENDPOINTS, settings.cluster, leadership.valid),
+        statuses=Publisher(bus, BUCKET_STATUS, settings.cluster, leadership.valid),
     )
-    cluster = Cluster(settings.ray_address, host_class)
+    cluster = Cluster(settings.ray_address, host_class, leadership.valid)
+    metrics.leader.set_function(lambda: float(leadership.valid()))
+    metrics.fencing.set_function(lambda: float(leadership.fencing))
     changed = asyncio.Event()
 
     def configure(host_id: str, tenant: str, loads: list[LoadSpec]) -> str:
@@ -100,7 +110,10 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         changed,
     )
     desired = BucketReader(bus, BUCKET_DESIRED, reconciler.desire, prefix=f"{settings.cluster}.")
-    return Deps(settings, bus, cluster, fleet, validations, reports, loads, reconciler, desired, asyncio.Event())
+    return Deps(
+        settings, bus, leadership, cluster, fleet, validations, reports, loads, reconciler, desired,
+        reached=asyncio.Event(), leading=asyncio.Event(),
+    )  # fmt: skip
 
 
 @contextlib.asynccontextmanager
@@ -116,34 +129,65 @@ async def running(deps: Deps) -> AsyncIterator[asyncio.Task[None]]:
         await deps.validations.close()
         await deps.fleet.close()
         await deps.cluster.close()
+        await deps.leadership.release()
         await deps.bus.close()
 
 
 async def _work(deps: Deps) -> None:
-    """Reach Ray, adopt what runs there, and only then write and act: nothing is placed twice or forgotten."""
+    """Lead, adopt what runs, and only then write and act: nothing is placed twice or forgotten."""
     async with asyncio.TaskGroup() as group:
         group.create_task(deps.desired.run())
         group.create_task(_listen(deps))
-        await _lead(deps)
+        group.create_task(_reach(deps))
+        await deps.leadership.acquire(deps.reached.is_set)
+        group.create_task(deps.leadership.keep())
+        await _take_over(deps)
         deps.leading.set()
         for publisher in (deps.reports.endpoints, deps.reports.statuses):
             group.create_task(publisher.writer.run())
         group.create_task(deps.reconciler.watch_nodes())
+        group.create_task(_sweep(deps))
         await deps.desired.synced.wait()
         group.create_task(deps.reconciler.run())
 
 
-async def _lead(deps: Deps) -> None:
-    while True:
+async def _reach(deps: Deps) -> None:
+    while not deps.reached.is_set():
         try:
             await deps.cluster.connect()
-            await deps.reconciler.adopt()
-            await deps.fleet.settled(SETTLE_S)
+            deps.reached.set()
         except ClusterUnreachable as error:
             log.warning("Ray is not reached yet", address=deps.settings.ray_address, error=str(error)[:300])
             await asyncio.sleep(CONNECT_RETRY_S)
-        else:
-            return
+
+
+async def _take_over(deps: Deps) -> None:
+    """Follow what the leader before started, under a number above all that it wrote."""
+    await deps.leadership.rise_above(await deps.reports.found_epoch())
+    deps.reports.lead(deps.leadership.fencing)
+    while True:
+        try:
+            await deps.reconciler.adopt()
+            await deps.leadership.rise_above(deps.cluster.found_epoch)
+            break
+        except ClusterUnreachable as error:
+            log.warning("what runs is not known yet", error=str(error)[:300])
+            await asyncio.sleep(CONNECT_RETRY_S)
+    deps.cluster.epoch = deps.leadership.fencing
+    deps.reports.lead(deps.leadership.fencing)
+    await deps.fleet.settled(SETTLE_S)
+
+
+async def _sweep(deps: Deps) -> None:
+    """Remove what a leader before ordered and Ray carried out too late for us to adopt. Raises LeadershipLost."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        with contextlib.suppress(ClusterUnreachable):
+            for name, epoch in (await deps.cluster.strangers()).items():
+                if epoch > deps.leadership.fencing:
+                    raise deps.leadership.step_down(f"{name} was started by a later leader, {epoch}")
+                log.warning("removing what an earlier leader started", name=name, epoch=epoch)
+                await deps.cluster.remove(name)
 
 
 async def _listen(deps: Deps) -> None:
@@ -153,6 +197,8 @@ async def _listen(deps: Deps) -> None:
         deps.loads.report(message.data)
 
     async def on_wake(message: Msg) -> None:
+        if not deps.leading.is_set():
+            return  # it is the leader's to answer
         deps.loads.wake(message.data)
         deps.reconciler.changed.set()
         if message.reply:

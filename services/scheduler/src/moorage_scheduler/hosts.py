@@ -17,7 +17,7 @@ import structlog
 from moorage_common.contracts.desired import ReplicaState, Resources
 from moorage_common.contracts.endpoints import HeldVersion
 from moorage_common.contracts.model import Contract
-from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed
+from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, NotLeading, Placed
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.state import Ask, Held
 
@@ -172,6 +172,8 @@ class Fleet:
     async def _start(self, host: Host, start: Start) -> None:
         try:
             await self.cluster.start(start.placed, start.ray_id, start.gpu_fraction, start.config_json)
+        except NotLeading:
+            await self._remove(host)  # no fault of the version's
         except (ClusterUnreachable, HostGone) as error:
             await self._crashed(host, f"it could not be started: {_first_line(error)}", given_up=True)
         else:

@@ -20,6 +20,8 @@ class SchedulerMetrics:
     queued: Gauge = field(init=False)
     recovery_seconds: Histogram = field(init=False)
     validations: Counter = field(init=False)
+    leader: Gauge = field(init=False)
+    fencing: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         registry = self.registry
@@ -39,6 +41,10 @@ class SchedulerMetrics:
         )
         self.validations = Counter(
             "moorage_scheduler_validations", "Validation runs by outcome.", ["tenant", "state"], registry=registry
+        )
+        self.leader = Gauge("moorage_scheduler_leader", "1 while this scheduler leads and may act.", registry=registry)
+        self.fencing = Gauge(
+            "moorage_scheduler_fencing_number", "The number it leads with; 0 before it does.", registry=registry
         )
 
     @property

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from moorage_common.contracts.desired import Desired, DesiredVersion
 from moorage_common.contracts.versioned import Versioned
 from moorage_scheduler.changes import Running, compare, makes_room
-from moorage_scheduler.cluster import ClusterUnreachable
+from moorage_scheduler.cluster import ClusterUnreachable, NotLeading
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placement.plan import Place, place
@@ -79,6 +79,8 @@ class Reconciler:
                 await self.refresh_nodes()
                 await self.validations.sweep()
                 failures = 0
+            except NotLeading as error:
+                log.debug("nodes not followed", error=str(error))
             except ClusterUnreachable as error:
                 failures += 1
                 log.warning("Ray does not answer", error=str(error), times=failures)
@@ -88,7 +90,8 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile on every change and every second, until cancelled."""
         while True:
-            self.step(time.time())
+            if self.fleet.cluster.may_act():  # otherwise what runs is followed, and nothing changed
+                self.step(time.time())
             try:
                 await asyncio.wait_for(self.changed.wait(), STEP_S)
             except TimeoutError:

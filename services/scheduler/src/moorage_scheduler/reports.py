@@ -1,16 +1,19 @@
 """What the scheduler tells others: endpoints for routers, status for the registry, which makes events of it."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moorage_common.bus import Bus
+from pydantic import ValidationError
+
+from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.desired import ReplicaStatus, Status, ValidationResult
 from moorage_common.contracts.endpoints import Endpoint, HeldVersion
 from moorage_common.contracts.names import desired_key, endpoint_key
-from moorage_common.contracts.versioned import Versioned
+from moorage_common.contracts.versioned import HEARTBEAT_PREFIX, Heartbeat, Versioned
 from moorage_common.kv import BucketWriter
 from moorage_scheduler.hosts import Failure, Host, VersionKey
 
@@ -22,13 +25,15 @@ STATUS_LOG_LINES = 60
 class Publisher:
     """The scheduler's keys of one bucket: the whole in memory, each change written at once.
 
-    `epoch` is the time this scheduler took over, so that what an earlier one wrote never wins.
+    `epoch` is the leader's fencing number, so that what an earlier one wrote never wins. Nothing is written but while
+    `may_write` says yes.
     """
 
     bus: Bus
     bucket: str
     cluster: str
-    epoch: int
+    may_write: Callable[[], bool] = lambda: True
+    epoch: int = 0
     entries: dict[str, Versioned] = field(default_factory=dict)
     writer: BucketWriter = field(init=False)
     _version: int = 0
@@ -37,8 +42,21 @@ class Publisher:
 
     def __post_init__(self) -> None:
         self.writer = BucketWriter(
-            self.bus, self.bucket, self.cluster, self.source, prefix=f"{self.cluster}.", epoch=self.epoch
+            self.bus, self.bucket, self.cluster, self.source, prefix=f"{self.cluster}.", may_write=self.may_write
         )
+
+    def lead(self, epoch: int) -> None:
+        """Write with this epoch from now on, and what is held already."""
+        self.epoch = self.writer.epoch = epoch
+        self.entries = {key: held.model_copy(update={"epoch": epoch}) for key, held in self.entries.items()}
+
+    async def found_epoch(self) -> int:
+        """That of the writer before; 0 where none is known."""
+        with contextlib.suppress(*BUS_ERRORS, ValidationError):
+            kv = await self.bus.bucket(self.bucket)
+            entry = await kv.get(f"{HEARTBEAT_PREFIX}{self.cluster}")
+            return Heartbeat.model_validate_json(entry.value or b"").epoch
+        return 0
 
     async def source(self) -> Mapping[str, Versioned]:
         """All entries; tombstones for ten minutes, which outlive any reader's outage that a watch would not notice."""
@@ -149,6 +167,15 @@ class Reports:
     cluster: str
     endpoints: Publisher
     statuses: Publisher
+
+    async def found_epoch(self) -> int:
+        """The highest that another leader wrote with."""
+        return max(await self.endpoints.found_epoch(), await self.statuses.found_epoch())
+
+    def lead(self, epoch: int) -> None:
+        """Write with this epoch from now on."""
+        self.endpoints.lead(epoch)
+        self.statuses.lead(epoch)
 
     def host_changed(self, host: Host, *, present: bool) -> None:
         """Tell routers at once."""

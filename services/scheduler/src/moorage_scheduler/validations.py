@@ -98,6 +98,8 @@ class Validations:
     async def _run(self, tenant: str, run: ValidationRun) -> ValidationResult:
         reason, deaths = "", 0
         for _attempt in range(TRIES):
+            while not self.cluster.may_act():  # noqa: ASYNC110 - the lease is renewed by the clock, not by an event
+                await asyncio.sleep(RETRY_S)
             try:
                 host = await self._host(tenant)
             except (ClusterUnreachable, HostGone, HostRefused) as error:
