@@ -19,6 +19,7 @@ from moorage_common.testing.servers import free_port
 from moorage_common.tied import tied
 from moorage_local.ray_head import environment, start_command
 
+sys.path.append(str(Path(__file__).parent))
 os.environ.update(environment(secrets.token_hex(16)))  # Ray reads these when it is imported
 
 import ray
