@@ -11,7 +11,7 @@ from moorage_common.contracts.desired import DesiredVersion, LoadSpec
 from moorage_scheduler.cluster import Placed
 from moorage_scheduler.hosts import Fleet, Start, VersionKey
 from moorage_scheduler.nodes import Nodes
-from moorage_scheduler.placement.plan import Place
+from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.state import DEVICE_MILLI, Ask
 
 log = structlog.get_logger()

@@ -15,8 +15,9 @@ from moorage_scheduler.changes import Running, compare, makes_room
 from moorage_scheduler.cluster import ClusterUnreachable, NotLeading
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.nodes import Nodes
-from moorage_scheduler.placement.plan import Place, place
-from moorage_scheduler.placement.state import Ask, ClusterState, account
+from moorage_scheduler.placement.decisions import Place
+from moorage_scheduler.placement.plan import place
+from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.placing import Placing
 from moorage_scheduler.reporting import Reporting
 from moorage_scheduler.targets import Targets
@@ -100,7 +101,8 @@ class Reconciler:
 
     def state(self) -> ClusterState:
         """The planner's account now."""
-        return account((node.size for node in self.nodes.live), [host.held() for host in self.fleet.hosts.values()])
+        held = {host_id: host.held() for host_id, host in self.fleet.hosts.items()}
+        return ClusterState.of((node.size for node in self.nodes.live), held)
 
     def wanted(self) -> dict[VersionKey, DesiredVersion]:
         """Every version that should run, in a fixed order."""
