@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import onnx
 import pytest
 
 from moorage_common.contracts import host_calls
@@ -87,6 +88,40 @@ class Client:
 StartHost = Callable[..., Client]
 
 
+@pytest.fixture(scope="session")
+def doubling() -> bytes:
+    """A network that doubles its input `x` into `y`, two columns of FP32."""
+    tensor = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["x", "x"], ["y"])],
+        "double",
+        [tensor("x", onnx.TensorProto.FLOAT, [None, 2])],
+        [tensor("y", onnx.TensorProto.FLOAT, [None, 2])],
+    )
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(made.SerializeToString())
+
+
+def settled(host: ReplicaHost) -> None:
+    """Wait until all that the host was told to load has loaded or failed."""
+    deadline = time.monotonic() + 60
+    while any(v["state"] == "loading" for v in host.identity()["versions"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def until_ready() -> Callable[[ReplicaHost, str], Client]:
+    """Assign a warm host by a config; a client of it once its versions have loaded."""
+
+    def assign(host: ReplicaHost, config_json: str) -> Client:
+        host.assign(config_json)
+        settled(host)
+        return Client(host)
+
+    return assign
+
+
 @pytest.fixture
 def start_host(tmp_path: Path) -> Iterator[StartHost]:
     """Start hosts of tenant demo; they end with the test."""
@@ -97,10 +132,8 @@ def start_host(tmp_path: Path) -> Iterator[StartHost]:
         config = HostConfig.model_validate({**fields, **changes})
         client = Client(ReplicaHost(config.model_dump_json()))
         clients.append(client)
-        deadline = time.monotonic() + 60
-        while wait and any(v["state"] == "loading" for v in client.host.identity()["versions"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        if wait:
+            settled(client.host)
         return client
 
     yield start

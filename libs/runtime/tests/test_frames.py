@@ -191,7 +191,7 @@ async def test_a_long_answer_is_announced_and_read_once(client: Any, peer: Peer)
 
 
 async def test_a_long_answer_that_nobody_reads_is_dropped_at_its_deadline(client: Any, peer: Peer) -> None:
-    kept = client.host._server._app._kept
+    kept = client.host._service.server._app._kept
     peer.call(1, np_body(X[:LONG_ROWS]), left_ms=400)
     told = await peer.answer()
     assert told.status == 200
@@ -200,7 +200,7 @@ async def test_a_long_answer_that_nobody_reads_is_dropped_at_its_deadline(client
 
 async def test_a_router_that_does_not_read_makes_the_host_take_no_more_calls(client: Any, peer: Peer) -> None:
     asked = np_body(X[:35])
-    (link,) = client.host._server._app.links
+    (link,) = client.host._service.server._app.links
     sent, more = 80, 150  # 17 MB of answers: the sockets' buffers hold less
     for number in range(sent):
         peer.call(number, asked)

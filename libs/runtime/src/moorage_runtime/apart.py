@@ -41,8 +41,9 @@ class Job(Contract):
 class Validator:
     """Runs validations, each in a process of its own. Safe for threads."""
 
-    def __init__(self, *, timeout_s: float = TIMEOUT_S, ahead_s: float = AHEAD_S) -> None:
-        """`ahead_s`: how long after a run the process for the next one starts, out of the way of what follows a run."""
+    def __init__(self, *, timeout_s: float = TIMEOUT_S, ahead_s: float | None = AHEAD_S) -> None:
+        """`ahead_s`: how long after a run the process for the next one starts, out of the way of what follows a run;
+        None: when it is needed."""
         self._timeout_s = timeout_s
         self._ahead_s = ahead_s
         self._lock = threading.Lock()
@@ -99,7 +100,7 @@ class Validator:
                 surplus[1].communicate()
 
         with self._lock:
-            if self._closed:
+            if self._closed or self._ahead_s is None:
                 return
             for other in self._timers:
                 other.cancel()

@@ -6,12 +6,11 @@ loop at the end of its turn, with what this turn has read; slow ones in the vers
 
 import asyncio
 import contextlib
+import functools
 import resource
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from queue import SimpleQueue
 
 from moorage_common.errors import DeadlineExceeded, MoorageError, Unavailable
 from moorage_runtime.formats import Model
@@ -19,6 +18,7 @@ from moorage_runtime.limits import Limits
 from moorage_runtime.pacing import INLINE_S, SURPRISE_S, Pace, most_rows, place
 from moorage_runtime.predicting import Ask, Predicted, Run, run
 from moorage_runtime.v2 import Array
+from moorage_runtime.workers import Workers
 
 JOINED_BYTES = 512 * 1024
 """A larger request runs alone on a processor, where copying it costs more than a call of its own; a GPU gains by it."""
@@ -43,7 +43,7 @@ class Turn:
 
 
 class Batcher:
-    """One model's queue and its thread. All but `waiting` and `close` are used from one event loop."""
+    """One model's queue. All but `waiting` and `close` are used from one event loop."""
 
     def __init__(
         self,
@@ -55,8 +55,16 @@ class Batcher:
         limits: Limits,
         turn: Turn | None = None,
         inline_s: float = INLINE_S,
+        workers: Workers | None = None,
+        pace: Pace | None = None,
     ) -> None:
-        """`inline_s`: the most that a predict may take of the event loop; 0 keeps this model in its thread."""
+        """Begin with an empty queue.
+
+        Args:
+            inline_s: the most that a predict may take of the event loop; 0 keeps this model in its thread.
+            workers: threads shared with other models; None is a thread of its own, once it is needed.
+            pace: what was measured of this model before.
+        """
         self._model = model
         self._batchable = batchable
         self._max_batch = max_batch
@@ -64,7 +72,7 @@ class Batcher:
         self._most_joined = JOINED_BYTES if inline_s else limits.max_batch_bytes
         self._turn = turn or Turn()
         self._inline_s = inline_s
-        self._pace = Pace()
+        self._pace = pace or Pace()
         self._queue: deque[Ask] = deque()
         self._running: Sequence[Ask] = ()
         self._due = False
@@ -72,8 +80,7 @@ class Batcher:
         self._timer_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._work: SimpleQueue[list[Ask] | None] = SimpleQueue()
-        threading.Thread(target=self._serve, name=f"predict-{name}", daemon=True).start()
+        self._workers = workers or Workers(f"predict-{name}")
 
     @property
     def waiting(self) -> int:
@@ -81,15 +88,8 @@ class Batcher:
         return len(self._queue) + len(self._running)
 
     def close(self) -> None:
-        """Take no more, and end the thread once what is held is answered. Safe for threads."""
+        """Take no more; what is held is answered. Safe for threads."""
         self._closed = True
-        if self._loop is None:
-            self._work.put(None)
-            return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._next)
-            return
-        self._work.put(None)
 
     async def predict(
         self, inputs: dict[str, Array], *, rows: int, wanted: tuple[str, ...], deadline: float
@@ -143,14 +143,12 @@ class Batcher:
         now = time.monotonic()
         batch = self._gather(now)
         if not batch:
-            if self._closed:
-                self._work.put(None)
             return
         rows = sum([ask.rows for ask in batch])
         where = place(self._pace, rows, now=now, spent_s=self._turn.spent_s, within_s=self._inline_s)
         if not (where.inline and self._ran_inline(batch)):
             self._running = batch
-            self._work.put(batch)
+            self._workers.submit(functools.partial(self._run_apart, batch))
 
     def _gather(self, now: float) -> list[Ask]:
         """The oldest request that is still to be run and what waits that goes with it; the rest keeps its order."""
@@ -193,17 +191,16 @@ class Batcher:
         if this.outcomes is None:
             return False
         self._settle(batch, this)
-        if self._queue or self._closed:
+        if self._queue:
             self._due = True
             self._loop.call_soon(self._next)
         return True
 
-    def _serve(self) -> None:
-        """The thread."""
-        while (batch := self._work.get()) is not None:
-            this = run(self._model, batch, batchable=self._batchable)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                batch[0].future.get_loop().call_soon_threadsafe(self._ran_apart, batch, this)
+    def _run_apart(self, batch: list[Ask]) -> None:
+        """In a thread."""
+        this = run(self._model, batch, batchable=self._batchable)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            batch[0].future.get_loop().call_soon_threadsafe(self._ran_apart, batch, this)
 
     def _ran_apart(self, batch: list[Ask], this: Run) -> None:
         for call in this.calls:

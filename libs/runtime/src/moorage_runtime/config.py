@@ -12,11 +12,14 @@ class HostConfig(Contract):
     """The one argument of `ReplicaHost`, as JSON. Ray restarts an actor with the same."""
 
     host_id: str
-    tenant: str
+    tenant: str = Field(default="", description="Empty: a warm host, which waits to be assigned to a tenant.")
     bind: str = Field(default="127.0.0.1", description="Address the host listens on, at a free port.")
     cache_dir: str = Field(description="Directory of the artifact cache, shared by the hosts of a node.")
     loads: list[LoadSpec] = Field(default=[], description="Versions to load at start, in the background.")
     warm: list[Format] = Field(default=[], description="Formats whose libraries to import at start, for later loads.")
+    pool_memory_mib: int = Field(
+        default=0, description="Memory that a pooled host's models may take; 0 is a host that keeps all it loads."
+    )
     devices: list[int] = Field(default=[], description="GPUs given by the scheduler; empty: those that Ray gave.")
     max_body_bytes: int = Field(
         default=64 * 1024 * 1024, description="Largest request, unpacked, and most that its tensors take."

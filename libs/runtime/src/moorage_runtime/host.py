@@ -7,13 +7,17 @@ import os
 import secrets
 import sys
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import TypeAdapter
 
 from moorage_common import logs
 from moorage_common.contracts.desired import LoadSpec, ValidationRun
+from moorage_common.errors import Conflict
 from moorage_common.memory import keep_buffers
 from moorage_runtime.apart import Job, Validator
 from moorage_runtime.artifacts import ArtifactCache
@@ -22,12 +26,15 @@ from moorage_runtime.config import HostConfig
 from moorage_runtime.formats import warm
 from moorage_runtime.inference import Inference
 from moorage_runtime.interpreter import hand_over_soon, settle_garbage, share_processor
+from moorage_runtime.pooled.journal import Journal
+from moorage_runtime.pooled.pool import Pool
 from moorage_runtime.server import HostApp, HostServer
-from moorage_runtime.versions import Versions
+from moorage_runtime.versions import Held, Versions
 
 log = structlog.get_logger()
 
 LOG_LINES = 200
+_SPECS = TypeAdapter(list[LoadSpec])
 
 
 class LogRing(logging.Handler):
@@ -45,11 +52,23 @@ class LogRing(logging.Handler):
         return list(self._lines)[-count:] if count > 0 else []
 
 
+@dataclass(frozen=True)
+class Service:
+    """What a host has once it is a tenant's."""
+
+    config: HostConfig
+    versions: Held
+    server: HostServer
+    journal: Journal | None = None
+
+
 class ReplicaHost:
     """Holds versions of one tenant, answers routers over HTTP, and the scheduler through its methods.
 
     Methods block, so the actor needs several threads (`max_concurrency`); all are safe for threads. The constructor
     returns at once: the versions in its config load in the background, and `identity` shows how they stand.
+
+    A config without a tenant makes a warm host: it imports the formats it is told to, and waits for `assign`.
     """
 
     def __init__(self, config_json: str) -> None:
@@ -58,55 +77,136 @@ class ReplicaHost:
         Args:
             config_json: a `HostConfig`.
         """
-        self._config = HostConfig.model_validate_json(config_json)
+        config = HostConfig.model_validate_json(config_json)
         self._ring = _configure_logs()
         hand_over_soon()
         keep_buffers()
-        share_processor(max([spec.threads for spec in self._config.loads], default=1))
         self._token = secrets.token_urlsafe(32)
         self._generation = hashlib.sha256(self._token.encode()).hexdigest()[:16]
-        cache = ArtifactCache(Path(self._config.cache_dir))
-        self._versions = Versions(self._config.tenant, cache, self._config.limits)
-        for spec in self._config.loads:
-            self._versions.announce(spec)
         self._validator = Validator()
-        app = HostApp(
-            Calls(Inference(self._versions, self._config.limits), self._config.max_body_bytes),
-            tenant=self._config.tenant,
-            token=self._token,
-            max_body_bytes=self._config.max_body_bytes,
-        )
-        self._server = HostServer(app, self._config.bind)
-        self._server.start()
-        log.info("host started", host=self._config.host_id, tenant=self._config.tenant, address=self._server.address)
-        threading.Thread(target=self._load_all, name="loads", daemon=True).start()
+        self._assigning = threading.Lock()
+        self._warm = threading.Event()
+        self._service: Service | None = None
+        if config.tenant:
+            self._serve(config)
+        else:
+            threading.Thread(target=self._warm_up, args=(config.warm,), name="warm", daemon=True).start()
 
-    def _load_all(self) -> None:
-        for spec in self._config.loads:
-            self._versions.load(spec)
-        for model_format in self._config.warm:
+    def assign(self, config_json: str) -> dict[str, Any]:
+        """Make a warm host a tenant's, once; its `identity`. The same again changes nothing.
+
+        Raises:
+            Conflict: it is another's already.
+        """
+        config = HostConfig.model_validate_json(config_json)
+        with self._assigning:
+            held = self._service
+            if held is None:
+                self._serve(config)
+            elif (held.config.tenant, held.config.host_id) != (config.tenant, config.host_id):
+                raise Conflict("this host is assigned already; take another warm one", code="host_assigned")
+        return self.identity()
+
+    def _serve(self, config: HostConfig) -> None:
+        share_processor(max([spec.threads for spec in config.loads], default=1))
+        cache = ArtifactCache(Path(config.cache_dir))
+        plain = Versions(config.tenant, cache, config.limits)
+        versions: Held = plain
+        journal = None
+        if config.pool_memory_mib:
+            journal = Journal(Path(config.cache_dir) / "pools" / config.host_id)
+            versions = self._pool(config, plain, journal)
+        for spec in config.loads if journal is None else []:
+            plain.announce(spec)
+        app = HostApp(
+            Calls(Inference(versions, config.limits), config.max_body_bytes),
+            tenant=config.tenant,
+            token=self._token,
+            max_body_bytes=config.max_body_bytes,
+        )
+        server = HostServer(app, config.bind)
+        server.start()
+        self._service = Service(config, versions, server, journal)
+        log.info("host started", host=config.host_id, tenant=config.tenant, address=server.address)
+        threading.Thread(target=self._load_all, args=(self._service,), name="loads", daemon=True).start()
+
+    def _pool(self, config: HostConfig, plain: Versions, journal: Journal) -> Pool:
+        validator = Validator(ahead_s=None)
+
+        def checked_apart(spec: LoadSpec) -> str:
+            run = ValidationRun(run_id="suspect", load=spec)
+            result = validator.validate(Job(tenant=config.tenant, cache_dir=config.cache_dir, run=run))
+            return result.reason if result.state == "rejected" else ""
+
+        budget = config.pool_memory_mib * 1024 * 1024
+        return Pool(plain.open, checked_apart, journal, budget_bytes=budget, limits=config.limits)
+
+    def _warm_up(self, formats: Sequence[str]) -> None:
+        for model_format in formats:
             warm(model_format)
         settle_garbage()
+        self._warm.set()
+
+    def _load_all(self, service: Service) -> None:
+        if isinstance(service.versions, Pool):
+            service.versions.register(service.config.loads)
+        else:
+            for spec in service.config.loads:
+                service.versions.load(spec)
+        self._warm_up(service.config.warm)
 
     def identity(self) -> dict[str, Any]:
-        """generation, token, address (`host:port`), pid, devices, versions (`HeldVersion` dicts)."""
+        """generation, token, address (`host:port`), pid, devices, versions (`HeldVersion` dicts), tenant, warm.
+
+        A warm host has neither tenant nor address; `warm` says whether all it was told to import is there.
+        """
+        service = self._service
         return {
             "generation": self._generation,
             "token": self._token,
-            "address": _reachable(self._server.address),
+            "address": _reachable(service.server.address) if service is not None else "",
             "pid": os.getpid(),
-            "devices": self._config.devices or _devices_from_ray(),
-            "versions": [held.model_dump(mode="json") for held in self._versions.held()],
+            "devices": (service.config.devices if service is not None else []) or _devices_from_ray(),
+            "versions": [held.model_dump(mode="json") for held in service.versions.held()] if service else [],
+            "tenant": service.config.tenant if service is not None else "",
+            "warm": self._warm.is_set(),
         }
 
     def load(self, spec_json: str) -> dict[str, Any]:
         """Load a `LoadSpec`; the `HeldVersion` it became, `ready` or `failed` with the reason. Blocks meanwhile."""
-        return self._versions.load(LoadSpec.model_validate_json(spec_json)).model_dump(mode="json")
+        return self._assigned.versions.load(LoadSpec.model_validate_json(spec_json)).model_dump(mode="json")
+
+    def register(self, specs_json: str) -> None:
+        """Have a pooled host know a list of `LoadSpec`; `identity` shows how they fare. Returns at once.
+
+        Raises:
+            Unavailable: `pool_full`.
+        """
+        self._pooled.register(_SPECS.validate_json(specs_json))
+
+    def memory(self) -> dict[str, int]:
+        """How a pooled host uses its memory."""
+        return self._pooled.memory()
 
     def unload(self, model: str, version: int) -> None:
         """Drain and drop a version; new requests for it get 503 `draining`. Blocks meanwhile."""
-        self._versions.unload(model, version)
-        settle_garbage()
+        service = self._assigned
+        service.versions.unload(model, version)
+        if service.journal is None:  # a pool drops many, and a collection takes a tenth of a second
+            settle_garbage()
+
+    @property
+    def _assigned(self) -> Service:
+        if self._service is None:
+            raise Conflict("this host is warm and no tenant's yet", code="host_unassigned")
+        return self._service
+
+    @property
+    def _pooled(self) -> Pool:
+        versions = self._assigned.versions
+        if not isinstance(versions, Pool):
+            raise Conflict("this host is not pooled", code="host_not_pooled")
+        return versions
 
     def validate(self, run_json: str) -> dict[str, Any]:
         """Run a `ValidationRun` in a process of its own beside what is served; the `ValidationResult`. Blocks.
@@ -114,8 +214,8 @@ class ReplicaHost:
         Raises:
             Unavailable: the artifacts cannot be fetched now; try again.
         """
-        run = ValidationRun.model_validate_json(run_json)
-        job = Job(tenant=self._config.tenant, cache_dir=self._config.cache_dir, run=run)
+        run, config = ValidationRun.model_validate_json(run_json), self._assigned.config
+        job = Job(tenant=config.tenant, cache_dir=config.cache_dir, run=run)
         return self._validator.validate(job).model_dump(mode="json")
 
     def logs(self, count: int = LOG_LINES) -> list[str]:
@@ -124,7 +224,11 @@ class ReplicaHost:
 
     def stop(self) -> None:
         """Answer what is in flight, then close the port."""
-        self._server.stop()
+        service = self._service
+        if service is not None:
+            service.server.stop()
+            if service.journal is not None:
+                service.journal.close()
         self._validator.close()
 
 

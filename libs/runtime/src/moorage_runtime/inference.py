@@ -12,7 +12,7 @@ from moorage_runtime.conform import chosen_outputs, conform
 from moorage_runtime.limits import Limits
 from moorage_runtime.predicting import Predicted
 from moorage_runtime.v2 import Array, Encoded, InferRequest, check_forms, decode_request, encode_response
-from moorage_runtime.versions import Served, Versions
+from moorage_runtime.versions import Held, Served
 
 OutputState = Literal["ok", "nan", "constant"]
 
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 class Inference:
     """Answers inference requests from the versions held. Used from one event loop."""
 
-    def __init__(self, versions: Versions, limits: Limits | None = None) -> None:
+    def __init__(self, versions: Held, limits: Limits | None = None) -> None:
         self._versions = versions
         self._limits = limits or Limits()
         self._concurrent = 0
@@ -69,6 +69,8 @@ class Inference:
             )
         self._concurrent += 1
         try:
+            if served is None:
+                served = await self._versions.woken(model, version, deadline)
             return await self._answer(served, body, header_length, deadline)
         finally:
             self._concurrent -= 1

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -40,6 +41,35 @@ class Served:
     @property
     def signature(self) -> Signature:
         return self.spec.signature
+
+
+class Held(Protocol):
+    """What a host holds: `Versions`, or the `Pool` of a pooled host. Safe for threads."""
+
+    def load(self, spec: LoadSpec) -> HeldVersion:
+        """Load a version, and how it stands then. Blocks, never raises for a bad version."""
+        ...
+
+    def unload(self, model: str, version: int) -> None:
+        """Drain and drop a version. Blocks."""
+        ...
+
+    def held(self) -> list[HeldVersion]:
+        """How each stands."""
+        ...
+
+    def serving(self, model: str, version: int) -> Served | None:
+        """The version if it answers now; None if it is ready and has to be loaded again first.
+
+        Raises:
+            NotFound: the host does not hold it.
+            Unavailable: `not_loaded` or `draining`.
+        """
+        ...
+
+    async def woken(self, model: str, version: int, deadline: float) -> Served:
+        """The version once it is loaded again."""
+        ...
 
 
 class _Slot:
@@ -146,15 +176,27 @@ class Versions:
         """
         slot = self._slots.get((model, version))
         if slot is None:
-            raise NotFound(f"this replica does not hold version {version} of '{model}'", code="version_unknown")
+            raise no_version(model, version)
         if slot.held.state == "ready" and slot.served is not None:
             return slot.served
-        code = "draining" if slot.held.state == "draining" else "not_loaded"
-        raise Unavailable(
-            f"version {version} of '{model}' is {slot.held.state} on this replica; try again",
-            code=code,
-            retry_after_s=1,
-        )
+        raise not_serving(slot.held)
+
+    async def woken(self, model: str, version: int, deadline: float) -> Served:
+        """Nothing sleeps here."""
+        raise no_version(model, version)
+
+
+def no_version(model: str, version: int) -> NotFound:
+    return NotFound(f"this replica does not hold version {version} of '{model}'", code="version_unknown")
+
+
+def not_serving(held: HeldVersion) -> Unavailable:
+    """What a version answers that is not ready."""
+    return Unavailable(
+        f"version {held.version} of '{held.model}' is {held.state} on this replica; try again",
+        code="draining" if held.state == "draining" else "not_loaded",
+        retry_after_s=1,
+    )
 
 
 def _zeros(signature: Signature) -> dict[str, Array]:
