@@ -57,6 +57,15 @@ def parse_gpu(value: Quantity, what: str = "gpu") -> Gpu:
     return Gpu(milli=1000, devices=milli // 1000)
 
 
+def parse_gpus(value: Quantity, what: str) -> int:
+    """`4`, `0.5`, `500m` -> thousandths of a device, any number of them.
+
+    Raises:
+        InvalidQuantity: not a number, or negative.
+    """
+    return int(_milli(value, what))
+
+
 def parse_cpu(value: Quantity) -> int:
     """`500m`, `0.5` -> 500 thousandths of a core; at least 10.
 

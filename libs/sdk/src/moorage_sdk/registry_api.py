@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from moorage_common.contracts.answers import Defragmented, Explanation, Nodes, Shares
 from moorage_common.contracts.events import CloudEvent
 from moorage_sdk.answers import Change, DeploymentStatus, Traffic, Version
 from moorage_sdk.errors import MoorageApiError
@@ -131,6 +132,45 @@ class RegistryApi:
     def logs(self, model: str) -> list[str]:
         """The last lines of the model's hosts, oldest first."""
         return _rows(self._http.json("GET", f"/v1/deployments/{_part(model)}/logs"), "lines")
+
+    def explain(self, model: str) -> Explanation:
+        """Why the model's replicas are where they are, or wait, and what would make them fit."""
+        return Explanation.model_validate(self._http.json("GET", f"/v1/deployments/{_part(model)}/explain"))
+
+    # nodes and shares
+
+    def gpus(self) -> Nodes:
+        """Nodes, devices and the tenant's own replicas; those of others have no names."""
+        return Nodes.model_validate(self._http.json("GET", "/v1/gpus"))
+
+    def nodes(self) -> Nodes:
+        """Nodes, devices and who sits where (administrators)."""
+        return Nodes.model_validate(self._http.json("GET", "/v1/nodes"))
+
+    def drain_node(self, node: str) -> list[str]:
+        """Have a node take no more replicas and lose those it has; every drained node (administrators)."""
+        return _rows(self._http.json("PUT", f"/v1/nodes/{_part(node)}/drain"), "drained")
+
+    def undrain_node(self, node: str) -> list[str]:
+        """Have a node take replicas again; every node that is still drained (administrators)."""
+        return _rows(self._http.json("DELETE", f"/v1/nodes/{_part(node)}/drain"), "drained")
+
+    def cluster_state(self) -> Json:
+        """All that placement decides by, with the last decisions (administrators)."""
+        return dict(self._http.json("GET", "/v1/cluster/state"))
+
+    def defragment(self, *, dry_run: bool) -> Defragmented:
+        """The moves that gather free room, carried out unless `dry_run` (administrators)."""
+        params = {"dry_run": str(dry_run).lower()}
+        return Defragmented.model_validate(self._http.json("POST", "/v1/cluster/defragment", params=params))
+
+    def quota(self) -> Shares:
+        """What the tenant is guaranteed, may borrow, holds and waits for; of every tenant to an administrator."""
+        return Shares.model_validate(self._http.json("GET", "/v1/quota"))
+
+    def set_limits(self, tenant: str, limits: Mapping[str, Any]) -> Json:
+        """Set what is given of a tenant's limits; all of them as they are then (administrators)."""
+        return dict(self._http.json("PUT", f"/v1/tenants/{_part(tenant)}/limits", json=dict(limits)))
 
     # ledger and events
 

@@ -4,7 +4,22 @@ from typing import Annotated
 
 import typer
 
-from moorage_sdk.cli import account, bench, catalog, deployments, inference, keys, ledger, manifests, platform, tenants
+from moorage_sdk.cli import (
+    account,
+    bench,
+    catalog,
+    deployments,
+    gpus,
+    inference,
+    keys,
+    ledger,
+    manifests,
+    nodes,
+    platform,
+    quota,
+    scheduler,
+    tenants,
+)
 from moorage_sdk.cli.context import Options
 
 app = typer.Typer(
@@ -39,10 +54,16 @@ app.command("apply")(manifests.apply_manifests)
 app.command()(deployments.traffic)
 app.command()(deployments.status)
 app.command()(deployments.logs)
+app.command()(gpus.explain)
 app.command()(inference.infer)
 app.command()(bench.bench)
 app.command()(ledger.usage)
 app.command()(ledger.events)
+app.command()(gpus.gpus)
+app.command()(gpus.defragment)
+app.add_typer(nodes.app, name="nodes")
+app.add_typer(quota.app, name="quota")
+app.add_typer(scheduler.app, name="scheduler")
 app.add_typer(keys.app, name="keys")
 app.add_typer(tenants.app, name="tenants")
 app.command()(platform.up)

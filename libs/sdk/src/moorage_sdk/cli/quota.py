@@ -1,0 +1,109 @@
+"""`quota show | set`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from moorage_sdk.cli.context import AsJson, connect, parse_pairs, say
+from moorage_sdk.cli.output import print_json, print_rows
+from moorage_sdk.errors import SdkError
+
+app = typer.Typer(help="GPU shares of tenants.", invoke_without_command=True)
+
+ANY = "any"
+"""How the command names the share of all GPU models without an entry of their own."""
+_FORM = "MODEL=GPUS such as H100=2"
+
+
+@app.callback()
+def quota(context: typer.Context) -> None:
+    """Show the GPU share: guaranteed, borrowed, waiting; of every tenant to administrators. `quota set` changes it."""
+    if context.invoked_subcommand is None:
+        show(context)
+
+
+@app.command()
+def show(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show what is guaranteed, may be borrowed, is held and waits, in GPUs."""
+    from moorage_sdk.pictures.told import SHARE_COLUMNS, share_rows  # noqa: PLC0415 - keeps --help quick
+
+    with connect(context) as client:
+        found = client.registry.quota()
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    print_rows(share_rows(found), SHARE_COLUMNS)
+    for line in found.overcommitted:
+        say(f"warning: {line}")
+
+
+@app.command("set")
+def set_quota(
+    context: typer.Context,
+    *,
+    tenant: Annotated[str, typer.Argument(help="The tenant.")],
+    gpu: Annotated[str | None, typer.Option(help="The most GPUs it may hold in all, such as 4 or 0.5.")] = None,
+    guarantee: Annotated[
+        list[str] | None, typer.Option(help="Its own whenever it asks, such as H100=2; any=2 for all other models.")
+    ] = None,
+    borrow: Annotated[
+        list[str] | None, typer.Option(help="Most beyond the guarantee, such as H100=4 or H100=any.")
+    ] = None,
+    weight: Annotated[list[str] | None, typer.Option(help="Share of what is free, such as H100=2.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="GPU model whose entry goes.", metavar="MODEL")] = None,
+    allow_code: Annotated[
+        bool | None, typer.Option("--allow-code/--no-code", help="Whether it may push formats that are code.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set a tenant's GPU share; what is not given stays (administrators)."""
+    from moorage_sdk.quantities import parse_gpus  # noqa: PLC0415 - keeps --help quick
+
+    changes: dict[str, Any] = {}
+    if gpu is not None:
+        changes["gpu_milli"] = parse_gpus(gpu, "--gpu")
+    if allow_code is not None:
+        changes["allow_code"] = allow_code
+    with connect(context) as client:
+        if guarantee or borrow or weight or drop:
+            standing = client.registry.tenant(tenant)["limits"].get("gpu_shares", [])
+            changes["gpu_shares"] = changed_shares(standing, guarantee or [], borrow or [], weight or [], drop or [])
+        if not changes:
+            raise SdkError("nothing to set; give --gpu, --guarantee, --borrow, --weight, --drop or --allow-code")
+        limits = client.registry.set_limits(tenant, changes)
+    if as_json:
+        print_json(limits)
+    else:
+        say(f"tenant {tenant}: set {', '.join(sorted(changes))}; see: moorage quota show")
+
+
+def changed_shares(
+    standing: list[dict[str, Any]], guarantee: list[str], borrow: list[str], weight: list[str], drop: list[str]
+) -> list[dict[str, Any]]:
+    """The shares with these entries changed, made or dropped.
+
+    Raises:
+        SdkError: a pair of another form, or a model to drop that has no entry.
+        InvalidQuantity: naming the option.
+    """
+    from moorage_sdk.quantities import parse_gpus  # noqa: PLC0415 - keeps --help quick
+
+    shares = {str(share.get("gpu_model", "")): dict(share) for share in standing}
+
+    def entry(model: str) -> dict[str, Any]:
+        key = "" if model == ANY else model
+        return shares.setdefault(key, {"gpu_model": key})
+
+    for model in drop:
+        if shares.pop("" if model == ANY else model, None) is None:
+            raise SdkError(f"--drop {model}: there is no such entry; see: moorage quota show")
+    for model, amount in parse_pairs(guarantee, _FORM).items():
+        entry(model)["guaranteed_milli"] = parse_gpus(amount, "--guarantee")
+    for model, amount in parse_pairs(borrow, f"{_FORM} or H100={ANY}").items():
+        entry(model)["borrow_milli"] = None if amount == ANY else parse_gpus(amount, "--borrow")
+    for model, amount in parse_pairs(weight, "MODEL=WEIGHT such as H100=2").items():
+        try:
+            entry(model)["weight"] = float(amount)
+        except ValueError:
+            raise SdkError(f"--weight {model}={amount}: a weight is a number, such as 2") from None
+    return list(shares.values())
