@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -17,7 +18,9 @@ import pytest
 from moorage_common.contracts.desired import ArtifactRef
 from moorage_common.testing.servers import free_port
 from moorage_common.tied import tied
+from moorage_local import ray_nodes
 from moorage_local.ray_head import environment, start_command
+from moorage_local.ray_nodes import RayNodeSpec
 
 sys.path.append(str(Path(__file__).parent))
 os.environ.update(environment(secrets.token_hex(16)))  # Ray reads these when it is imported
@@ -27,36 +30,64 @@ import ray
 from moorage_scheduler.cluster import Cluster, RayNode
 
 
-@contextmanager
-def ray_head(gpus: int, cpus: int) -> Iterator[str]:
-    """A Ray head of the launcher's own kind; its address."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="mr-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        log = (Path(directory) / "head.log").open("wb")
-        process = subprocess.Popen(
-            tied(start_command(sys.executable, port, gpus, cpus, directory)), stdout=subprocess.PIPE, stderr=log
-        )
+@dataclass
+class Machines:
+    """Ray nodes on this machine, a process each, that come and go as machines do."""
+
+    directory: str
+    port: int
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def head(self, gpus: int, cpus: int, name: str = "") -> None:
+        """Start the launcher's own kind of head."""
+        self._start(name or "head", start_command(sys.executable, self.port, gpus, cpus, self.directory, name=name))
+
+    def add(self, spec: RayNodeSpec) -> None:
+        """Start a further node and wait until it can take work."""
+        self._start(spec.name, ray_nodes.start_command(sys.executable, self.address, self.directory, spec))
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to the node; its raylet and everything on it goes along."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait(timeout=20)
+        assert process.stdout is not None
+        process.stdout.close()
+
+    def _start(self, name: str, command: list[str]) -> None:
+        path = Path(self.directory) / f"{name}.log"
+        with path.open("ab") as log:
+            process = self.running[name] = subprocess.Popen(tied(command), stdout=subprocess.PIPE, stderr=log)
         killer = threading.Timer(90, process.kill)
         killer.start()
         try:
             assert process.stdout is not None
-            line = process.stdout.readline()
-            killer.cancel()
-            assert line == b"ready\n", (Path(directory) / "head.log").read_text()[-3000:]
-            yield f"127.0.0.1:{port}"
+            assert process.stdout.readline() == b"ready\n", path.read_text()[-3000:]
         finally:
             killer.cancel()
-            process.kill()
-            process.wait(timeout=20)
-            if process.stdout is not None:
-                process.stdout.close()
-            log.close()
+
+
+@contextmanager
+def machines() -> Iterator[Machines]:
+    """No node yet; those that a test starts are gone after it."""
+    with tempfile.TemporaryDirectory(prefix="mr-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        found = Machines(directory, free_port())
+        try:
+            yield found
+        finally:
+            for name in list(found.running)[::-1]:
+                found.kill(name)
 
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    with ray_head(gpus=2, cpus=2) as address:
-        yield address
+    with machines() as found:
+        found.head(gpus=2, cpus=2)
+        yield found.address
         ray.shutdown()  # a driver whose head dies ends its whole process
 
 

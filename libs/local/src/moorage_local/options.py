@@ -12,6 +12,7 @@ class Options:
     port: int = 8080
     gpus: int = 2
     routers: int = 1
+    nodes: int = 1
     demo: bool = True
 
 

@@ -16,9 +16,11 @@ from typing import Any
 RAY_TEMP_DIR_MAX = 40
 """Characters. Ray adds about 65 for its sockets, and a Unix socket's path has at most 107."""
 
-_OBJECT_STORE_BYTES = 100 * 1024 * 1024
+LABEL_NODE_NAME = "moorage.io/node"
+"""The scheduler calls a node by it, and so finds one again that was restarted."""
+
+OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _WATCH_S = 0.5
-_REGISTER_S = 150.0
 
 
 def environment(token: str) -> dict[str, str]:
@@ -44,10 +46,12 @@ def environment(token: str) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         # A replica without a GPU must not see one.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        # A machine that is gone is noticed in 3 s instead of 16; one that only answers slowly still has 10 s an answer.
+        "RAY_health_check_period_ms": "500",
     }
 
 
-def start_command(python_bin: str, port: int, gpus: int, cpus: int, temp_dir: str) -> list[str]:
+def start_command(python_bin: str, port: int, gpus: int, cpus: int, temp_dir: str, *, name: str = "") -> list[str]:
     """The command that runs a head in the foreground until SIGTERM; it exits 1 when a process of Ray dies.
 
     It prints the line `ready` on standard output once work can be scheduled. Kill it any way you like: the kernel ends
@@ -59,6 +63,7 @@ def start_command(python_bin: str, port: int, gpus: int, cpus: int, temp_dir: st
         gpus: logical GPUs to offer.
         cpus: logical CPUs to offer.
         temp_dir: for logs and sockets, at most 40 characters long.
+        name: of the node; empty where there is only this one.
 
     Raises:
         ValueError: `temp_dir` is too long for Unix sockets.
@@ -66,33 +71,32 @@ def start_command(python_bin: str, port: int, gpus: int, cpus: int, temp_dir: st
     if len(temp_dir) > RAY_TEMP_DIR_MAX:
         message = f"Ray's directory may have at most {RAY_TEMP_DIR_MAX} characters, {temp_dir} has {len(temp_dir)}"
         raise ValueError(message)
-    options = {"--port": str(port), "--gpus": str(gpus), "--cpus": str(cpus), "--temp-dir": temp_dir}
+    options = {"--port": str(port), "--gpus": str(gpus), "--cpus": str(cpus), "--temp-dir": temp_dir, "--name": name}
     flat = [part for option in options.items() for part in option]
     return [python_bin, "-m", "moorage_local.ray_head", *flat]
 
 
-def run(port: int, gpus: int, cpus: int, temp_dir: str) -> int:
+def run(port: int, gpus: int, cpus: int, temp_dir: str, name: str) -> int:
     """Run the head until a signal ends this process; the exit code when one of Ray's processes died."""
     from ray._private.parameter import RayParams  # noqa: PLC0415 - two seconds of import, not for `start_command`
 
     # Ray always starts a dashboard process unless the port it was given is taken; so it is given one that is, and
     # says so in an error line that means nothing here.
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
-        dashboard_port, runtime_env_port = taken.getsockname()[1], free.getsockname()[1]
-        free.close()
-        node = _head_class()(
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        node = node_class()(
             RayParams(
                 node_ip_address="127.0.0.1",
                 gcs_server_port=port,
                 num_gpus=gpus,
                 num_cpus=cpus,
+                labels=named(name),
                 temp_dir=temp_dir,
-                object_store_memory=_OBJECT_STORE_BYTES,
+                object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 dashboard_host="127.0.0.1",
-                dashboard_port=dashboard_port,
+                dashboard_port=taken.getsockname()[1],
                 dashboard_agent_listen_port=0,
-                runtime_env_agent_port=runtime_env_port,
+                runtime_env_agent_port=free_port(),
                 include_log_monitor=False,
                 no_monitor=True,
             ),
@@ -100,6 +104,16 @@ def run(port: int, gpus: int, cpus: int, temp_dir: str) -> int:
             shutdown_at_exit=True,
             spawn_reaper=True,
         )
+    return watch(node)
+
+
+def named(name: str) -> dict[str, str]:
+    """The label of a node's name."""
+    return {LABEL_NODE_NAME: name} if name else {}
+
+
+def watch(node: Any) -> int:
+    """Say `ready`, and wait until one of the node's processes dies; the exit code then."""
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while not (dead := node.dead_processes()):
@@ -109,7 +123,13 @@ def run(port: int, gpus: int, cpus: int, temp_dir: str) -> int:
     return 1
 
 
-def _head_class() -> Any:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def node_class() -> Any:
     """Ray's node, whose raylet does not wait for its agents.
 
     A raylet waits at most 15 s for each port of its two agents and dies when a busy machine takes longer. So the files
@@ -119,7 +139,7 @@ def _head_class() -> Any:
     _raylet = importlib.import_module("ray._raylet")  # compiled, without types
     from ray._private.node import Node  # noqa: PLC0415
 
-    class Head(Node):  # type: ignore[misc]
+    class QuickNode(Node):  # type: ignore[misc]
         def start_raylet(self, *arguments: Any, **options: Any) -> None:
             ports = {
                 _raylet.METRICS_AGENT_PORT_NAME: -1,
@@ -131,7 +151,7 @@ def _head_class() -> Any:
                 _raylet.persist_port(self._session_dir, self._node_id, name, port)
             super().start_raylet(*arguments, **options)
 
-    return Head
+    return QuickNode
 
 
 def main() -> int:
@@ -139,8 +159,9 @@ def main() -> int:
     for name in ("--port", "--gpus", "--cpus"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--temp-dir", required=True)
+    parser.add_argument("--name", default="")
     options = parser.parse_args()
-    return run(options.port, options.gpus, options.cpus, options.temp_dir)
+    return run(options.port, options.gpus, options.cpus, options.temp_dir, options.name)
 
 
 if __name__ == "__main__":

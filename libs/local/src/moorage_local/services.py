@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from moorage_common import embedded
 from moorage_common.embedded import HOST
-from moorage_local import ray_head
+from moorage_local import ray_head, ray_nodes
 from moorage_local.credentials import Credentials
 from moorage_local.ports import Ports
 from moorage_local.processes import Program
@@ -20,6 +22,7 @@ TENANT = "demo"
 SERVICES = ("registry", "scheduler", "feature-proxy")
 """Besides the routers."""
 STORES = ("nats", "redis", "ray")
+MIB = 1024 * 1024
 _FOREIGN = ("MOORAGE_", "RAY_")
 
 
@@ -31,6 +34,7 @@ class Plan:
         state: absolute path of the state directory.
         ray_dir: of Ray's sockets and logs; short, because a Unix socket's path has at most 107 bytes.
         routers: how many router processes share the router's port.
+        nodes: how many Ray nodes, the head included; each has `gpus`.
     """
 
     state: Path
@@ -39,6 +43,12 @@ class Plan:
     gpus: int
     ray_dir: Path
     routers: int = 1
+    nodes: int = 1
+
+    @property
+    def node_names(self) -> list[str]:
+        """Of the Ray nodes beside the head, as the scheduler calls them and their processes are called."""
+        return [f"node-{number}" for number in range(2, self.nodes + 1)]
 
     @property
     def router_names(self) -> list[str]:
@@ -122,14 +132,7 @@ def programs(plan: Plan, listeners: Sequence[int]) -> list[Program]:
     secrets = plan.credentials
     stores = plan.state
     return [
-        Program(
-            "ray",
-            ray_head.start_command(
-                sys.executable, plan.ports.ray, plan.gpus, max(2, os.cpu_count() or 2), str(plan.ray_dir)
-            ),
-            _environment(ray_head.environment(secrets.ray_token)),
-            takes_along=("scheduler",),
-        ),
+        *_ray(plan),
         Program(
             "nats", embedded.nats_command(stores / "nats", plan.ports.nats, secrets.nats_password), _environment({})
         ),
@@ -142,6 +145,22 @@ def programs(plan: Plan, listeners: Sequence[int]) -> list[Program]:
         _service(plan, "registry", plan.ports.registry_ops, _registry(plan)),
         *_routers(plan, listeners),
         _service(plan, "feature-proxy", plan.ports.feature_proxy_ops, _feature_proxy(plan)),
+    ]
+
+
+def _ray(plan: Plan) -> list[Program]:
+    """The head, and the other nodes, which end with it."""
+    environment = _environment(ray_head.environment(plan.credentials.ray_token))
+    cpus, directory = max(2, os.cpu_count() or 2), str(plan.ray_dir)
+    head = ray_head.start_command(sys.executable, plan.ports.ray, plan.gpus, cpus, directory, name="node-1")
+    memory_mib = psutil.virtual_memory().total // MIB // plan.nodes
+    nodes = [ray_nodes.RayNodeSpec(name, plan.gpus, cpus, memory_mib) for name in plan.node_names]
+    return [
+        Program("ray", head, environment, takes_along=("scheduler", *plan.node_names)),
+        *(
+            Program(node.name, ray_nodes.start_command(sys.executable, plan.ray_address, directory, node), environment)
+            for node in nodes
+        ),
     ]
 
 

@@ -20,18 +20,19 @@ from moorage_local.services import Plan
 from moorage_local.tenant import ensure_tenant
 
 
-def main(*, state: Path, port: int, gpus: int, demo: bool, routers: int = 1) -> int:
+def main(*, state: Path, port: int, gpus: int, demo: bool, routers: int = 1, nodes: int = 1) -> int:
     """Run the platform until Ctrl-C or SIGTERM; the exit code.
 
     Args:
         state: directory of all its state, `.moorage` where the command is run unless told otherwise.
         port: of the router, the others follow it; 0 takes free ports for all.
-        gpus: logical GPUs of the Ray head.
+        gpus: logical GPUs of each Ray node.
         demo: push and split the demo model.
         routers: processes that answer on the router's port.
+        nodes: Ray nodes, all on this machine.
     """
     progress = Progress()
-    options = Options(state=state.expanduser().resolve(), port=port, gpus=gpus, demo=demo, routers=routers)
+    options = Options(state=state.expanduser().resolve(), port=port, gpus=gpus, demo=demo, routers=routers, nodes=nodes)
     try:
         with claim(options.state) as belongings:
             return asyncio.run(_run(options, belongings, progress))
@@ -77,7 +78,8 @@ def _plan(options: Options, belongings: Belongings) -> Plan:
         belongings.add_directory(ray_dir)
     else:
         shutil.rmtree(ray_dir, ignore_errors=True)
-    return Plan(options.state, chosen, Credentials.of(options.state), options.gpus, ray_dir, options.routers)
+    credentials = Credentials.of(options.state)
+    return Plan(options.state, chosen, credentials, options.gpus, ray_dir, options.routers, options.nodes)
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +95,7 @@ async def _supervised(
     finally:
         await supervision.end(*plan.router_names)
         await supervision.end(*services.SERVICES)
-        await supervision.end(*services.STORES)
+        await supervision.end(*services.STORES, *plan.node_names)
 
 
 async def _start(
@@ -104,7 +106,8 @@ async def _start(
     progress: Progress,
 ) -> None:
     """From started processes to the first answer and `local.json`."""
-    progress.say(f"starting on {plan.state}: Ray with {plan.gpus} logical GPUs, NATS, Redis and the services")
+    several = f" on each of {plan.nodes} nodes" if plan.nodes > 1 else ""
+    progress.say(f"starting on {plan.state}: Ray with {plan.gpus} logical GPUs{several}, NATS, Redis and the services")
     async with contextlib.AsyncExitStack() as stack:
         trainer = None
         if options.demo:

@@ -343,5 +343,6 @@ def _ray_node(entry: dict[str, Any]) -> RayNode:
         mem_mib=int(resources.get("memory", 0)) // (1024 * 1024),
         gpu_model=labels.get(LABEL_GPU_MODEL, ""),
         device_mem_mib=int(labels.get(LABEL_DEVICE_MIB, 0)),
+        labels=labels,
     )
     return RayNode(size, entry["NodeID"])

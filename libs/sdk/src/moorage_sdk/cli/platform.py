@@ -11,10 +11,11 @@ from moorage_sdk.errors import SdkError
 _LAUNCHER = "moorage_local.up"
 
 
-def up(
+def up(  # noqa: PLR0917 - options of a command, given by name
     state: Annotated[Path, typer.Option(help="Directory that keeps all state.")] = Path(".moorage"),
     port: Annotated[int, typer.Option(help="The router's port; the others follow it. 0 takes free ones.")] = 8080,
-    gpus: Annotated[int, typer.Option(min=0, help="Logical GPUs.")] = 2,
+    gpus: Annotated[int, typer.Option(min=0, help="Logical GPUs, on each node.")] = 2,
+    nodes: Annotated[int, typer.Option(min=1, max=32, help="Ray nodes, all on this machine.")] = 1,
     routers: Annotated[int, typer.Option(min=1, max=64, help="Router processes on the router's port.")] = 1,
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Do not push the demo model.")] = False,
 ) -> None:
@@ -25,4 +26,4 @@ def up(
         if error.name not in (_LAUNCHER, "moorage_local"):
             raise
         raise SdkError("the platform itself is not installed; run: pip install moorage-local") from None
-    raise typer.Exit(launcher.main(state=state, port=port, gpus=gpus, demo=not no_demo, routers=routers))
+    raise typer.Exit(launcher.main(state=state, port=port, gpus=gpus, demo=not no_demo, routers=routers, nodes=nodes))
