@@ -202,6 +202,7 @@ async def test_a_version_that_differs_is_rejected_with_how_much_and_gets_no_traf
     )
     route = Route.model_validate(entry.value)
     assert [(arm.version, arm.weight_bp) for arm in route.arms] == [(1, 10_000)]
+    assert route.cluster == "default", "whom routers wake"
     first, second = (await demo.ok("GET", "/v1/models/digits/versions"))["versions"]
     assert (first["state"], first["unchecked"]) == ("ready", True)
     assert (second["state"], second["reason"]) == ("rejected", "differs by 0.5")

@@ -170,7 +170,7 @@ class Publisher:
         return _versioned(self.epoch, row.version, intent_of(row))
 
     def _route(self, state: ModelState) -> Versioned:
-        return _versioned(self.epoch, state.revision, route_of(state))
+        return _versioned(self.epoch, state.revision, route_of(state, self.cluster))
 
     def _desired(self, state: ModelState) -> Versioned:
         """The day is part of the version, since the URLs are signed anew each day: (revision, day) only grows."""

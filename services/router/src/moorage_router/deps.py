@@ -25,6 +25,7 @@ from moorage_router.limits.limiter import Limiter
 from moorage_router.limits.store import LimitStore
 from moorage_router.load import LoadReporter
 from moorage_router.metrics import RouterMetrics, gauge
+from moorage_router.parking import Parking
 from moorage_router.pool import SWEEP_S, Pool
 from moorage_router.replicas import EndpointTable
 from moorage_router.routes import RouteTable
@@ -34,6 +35,7 @@ from moorage_router.tables import Tables
 from moorage_router.tenant_series import TenantSeriesResponder
 from moorage_router.usage import UsageMeter, UsageShipper
 from moorage_router.usage_log import UsageLog
+from moorage_router.waking import Waker
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Deps:
     limits: Limiter
     routes: RouteTable
     hosts: EndpointTable
+    waker: Waker
+    parking: Parking
     feature_pool: Pool
     tables: Tables
     usage: UsageShipper
@@ -67,7 +71,9 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     bus = Bus(settings.nats_url.get_secret_value(), settings.router_name)
     store = LimitStore(settings.redis_url.get_secret_value())
     hosts = EndpointTable(settings.connections_per_host)
-    limits = Limiter(StoreState(store), settings.router_name, hosts.parked)
+    waker = Waker(bus, metrics)
+    parking = Parking(waker, settings.parked_bytes, settings.park_s)
+    limits = Limiter(StoreState(store), settings.router_name, parking.parked)
     routes = RouteTable(hosts, metrics.version, request_id_secret)
     keys = KeyTable(pepper)
 
@@ -93,7 +99,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     gateway = Gateway(
         keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter,
         features=FeatureJoiner(FeatureLookup(feature_pool, secrets.internal_token(pepper))),
-        forwarder=Forwarder(hosts, metrics, settings.park_s),
+        forwarder=Forwarder(hosts, metrics, parking),
     )  # fmt: skip
     exchange = StatsExchange(bus, routes, settings.router_name)
     endpoints = Endpoints(
@@ -101,8 +107,9 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
         lambda: None if tables.known else "the router has not read its tables from the bus yet", request_id_secret,
     )  # fmt: skip
     deps = Deps(
-        bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, feature_pool=feature_pool,
-        tables=tables, usage=usage, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
+        bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, waker=waker, parking=parking,
+        feature_pool=feature_pool, tables=tables, usage=usage,
+        load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
         tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
         stats=exchange, metrics=metrics, endpoints=endpoints,
     )  # fmt: skip
@@ -127,6 +134,7 @@ async def running(deps: Deps) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await deps.waker.close()
         await deps.usage.close()
         await deps.tables.write()
         deps.hosts.close()
@@ -159,6 +167,7 @@ def _gauges(deps: Deps) -> Iterable[Metric]:
     by_model = ["tenant", "model"]
     yield gauge("moorage_router_in_flight", "Requests being answered.", by_model, in_flight.items())
     yield gauge("moorage_router_parked", "Requests waiting for a replica.", by_model, parked.items())
+    yield gauge("moorage_router_parked_bytes", "Bytes of those requests.", [], [((), float(deps.parking.size))])
     yield gauge("moorage_router_ready_replicas", "Replica hosts ready, by model.", by_model, ready.items())
     yield gauge("moorage_router_quota_tokens", "Leased tokens in hand.", ["tenant"], tokens)
     yield gauge("moorage_router_usage_unshipped", "Requests not acknowledged.", [], [((), deps.usage.unshipped)])

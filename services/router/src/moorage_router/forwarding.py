@@ -1,14 +1,14 @@
-"""From a chosen version to a host's answer: choice of the host, retries, and waiting for a host to come."""
+"""From a chosen version to a host's answer: choice of the host, and retries."""
 
-import time
 from dataclasses import dataclass
 from enum import Enum
 
 from moorage_common.contracts import host_calls
-from moorage_common.errors import DeadlineExceeded, Unavailable, UpstreamFailed
+from moorage_common.errors import DeadlineExceeded, UpstreamFailed
 from moorage_router.bodies import StreamedBody
 from moorage_router.metrics import RouterMetrics
-from moorage_router.replicas import PARKED_A_TENANT, PARKED_A_VERSION, EndpointTable, Host, Outgoing
+from moorage_router.parking import Parking, no_replica
+from moorage_router.replicas import EndpointTable, Host, Outgoing
 from moorage_router.replies import HostReply
 from moorage_router.routes import ServedVersion
 from moorage_router.upstream import AnswerLost, ConnectFailed, Overdue
@@ -36,6 +36,7 @@ class Attempt:
     call: Outgoing
     deadline: float
     retried: bool = False
+    parked: bool = False
     avoid: Host | None = None
 
 
@@ -47,12 +48,12 @@ def may_retry(failure: Failure, *, body_kept: bool, data_format: bool, retried: 
 
 
 class Forwarder:
-    """Calls hosts. A version without a ready host makes its requests wait, for at most `park_s`."""
+    """Calls hosts. A version without a ready host makes its requests wait."""
 
-    def __init__(self, endpoints: EndpointTable, metrics: RouterMetrics, park_s: float) -> None:
+    def __init__(self, endpoints: EndpointTable, metrics: RouterMetrics, parking: Parking) -> None:
         self._endpoints = endpoints
         self._metrics = metrics
-        self._park_s = park_s
+        self._parking = parking
 
     async def forward(self, attempt: Attempt) -> HostReply:
         """The host's answer. Raises Unavailable, UpstreamFailed or DeadlineExceeded."""
@@ -60,7 +61,8 @@ class Forwarder:
         while True:
             host = replicas.choose(attempt.avoid)
             if host is None:
-                host = await self._wait_for_host(attempt)
+                attempt.parked = True
+                host = await self._parking.host(attempt.served, attempt.call, attempt.deadline, attempt.avoid)
             host.in_flight += 1
             try:
                 reply = await host.ask(attempt.call, attempt.deadline)
@@ -78,6 +80,8 @@ class Forwarder:
             finally:
                 host.in_flight -= 1
             if reply.status < 400 or not self._misrouted(attempt, host, reply):
+                if attempt.parked:
+                    self._parking.answered(attempt.served)
                 return reply
 
     def _misrouted(self, attempt: Attempt, host: Host, reply: HostReply) -> bool:
@@ -98,7 +102,7 @@ class Forwarder:
             return True
         if reply.status == 404:
             reply.discard()
-            raise _no_replica(attempt.served)
+            raise no_replica(attempt.served)
         return False
 
     def _again(self, attempt: Attempt, failure: Failure, host: Host, detail: str) -> None:
@@ -113,30 +117,6 @@ class Forwarder:
         attempt.avoid = host
         self._metrics.retries.labels(failure.value).inc()
 
-    async def _wait_for_host(self, attempt: Attempt) -> Host:
-        served = attempt.served
-        replicas, parked = served.replicas, self._endpoints.parked_by_tenant
-        ends = min(attempt.deadline, time.monotonic() + self._park_s)
-        if replicas.parked >= PARKED_A_VERSION or parked[served.tenant] >= PARKED_A_TENANT:
-            message = f"too many requests wait for a replica of {served.model}; try again"
-            raise Unavailable(message, code="too_many_waiting", retry_after_s=5)
-        parked[served.tenant] += 1
-        try:
-            while True:
-                await replicas.park(ends - time.monotonic())
-                host = replicas.choose(attempt.avoid)
-                if host is not None:
-                    return host
-        except TimeoutError as error:
-            raise _no_replica(served) from error
-        finally:
-            parked[served.tenant] -= 1
-
 
 def _kept(body: bytes | StreamedBody) -> bool:
     return isinstance(body, bytes) or not body.started
-
-
-def _no_replica(served: ServedVersion) -> Unavailable:
-    message = f"no replica of {served.model} version {served.number} is ready; try again"
-    return Unavailable(message, code="no_replica", retry_after_s=5)

@@ -5,12 +5,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from moorage_common.contracts.stats import VersionStats
 from moorage_common.metrics import LATENCY_BUCKETS_S, OVERFLOW, TenantSeries
+
+_START_BUCKETS_S = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
 
 
 class VersionSeries:
@@ -71,6 +73,15 @@ class RouterMetrics:
         )
         self.retries = Counter(
             "moorage_router_retries", "Calls to a host made again.", ["reason"], registry=self.registry
+        )
+        self.wakes = Counter(
+            "moorage_router_wakes", "Requests to a scheduler to start a version.", ["outcome"], registry=self.registry
+        )
+        self.wake_to_answer = Histogram(
+            "moorage_router_wake_to_answer_seconds",
+            "From the first wake of a version without replicas to its first answer.",
+            buckets=_START_BUCKETS_S,
+            registry=self.registry,
         )
         self._versions: dict[tuple[str, ...], VersionSeries] = {}
         self.gauges(self._requests)

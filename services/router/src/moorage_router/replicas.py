@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -25,9 +24,6 @@ log = structlog.get_logger()
 
 EJECTED_S = 1.0
 _FRAMED_FIELDS = 32 * 1024
-PARKED_A_VERSION = 512
-PARKED_A_TENANT = 1024
-"""20 requests a second through the 25 s that a cold restart of the only host may take."""
 
 
 class Outgoing(NamedTuple):
@@ -175,7 +171,6 @@ class EndpointTable:
         self._hosts: dict[str, Host] = {}
         self._replicas: dict[tuple[str, str, int], Replicas] = {}
         self._retired: set[Host] = set()
-        self.parked_by_tenant: dict[str, int] = defaultdict(int)
 
     def replicas(self, tenant: str, model: str, version: int) -> Replicas:
         """The hosts of a version, none so far perhaps."""
@@ -184,10 +179,6 @@ class EndpointTable:
         if held is None:
             held = self._replicas[key] = Replicas(tenant, model, version)
         return held
-
-    def parked(self, tenant: str) -> int:
-        """Requests of `tenant` that wait for a host."""
-        return self.parked_by_tenant.get(tenant, 0)
 
     def all(self) -> Iterator[Replicas]:
         return iter(self._replicas.values())

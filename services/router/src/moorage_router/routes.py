@@ -24,8 +24,8 @@ class ServedVersion:
     """One version of a route: what to send, to whom, and what to say about it."""
 
     __slots__ = (
-        "arm", "data_format", "features", "ids", "metadata", "model", "number", "replicas", "request_line", "revision",
-        "series", "spec", "tenant",
+        "arm", "cluster", "data_format", "features", "ids", "metadata", "model", "number", "replicas", "request_line",
+        "revision", "series", "spec", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -33,6 +33,7 @@ class ServedVersion:
     ) -> None:
         self.tenant = route.tenant
         self.model = route.model
+        self.cluster = route.cluster
         self.number = spec.version
         self.revision = route.revision
         self.spec = spec

@@ -30,6 +30,11 @@ class RouterSettings(ServiceSettings):
     park_s: float = Field(
         default=30.0, gt=0, description="How long a request waits, within its deadline, for a replica to be ready."
     )
+    parked_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=0,
+        description="Bytes of requests that may wait for replicas at one time; a tenant may take a quarter of it.",
+    )
     connections_per_host: int = Field(
         default=128, ge=1, description="Connections to one replica host; further requests wait in turn."
     )

@@ -27,8 +27,8 @@ class ModelState:
     arms: Sequence[Arm]
 
 
-def route_of(state: ModelState) -> Route | None:
-    """The route, or None where nothing is deployed.
+def route_of(state: ModelState, cluster: str) -> Route | None:
+    """The route, or None where nothing is deployed. Routers ask the scheduler of `cluster` to start replicas.
 
     Versions that are not ready get no share while others are; where none is ready, the arms stand as they were set,
     and routers answer that the model is not ready yet.
@@ -46,6 +46,7 @@ def route_of(state: ModelState) -> Route | None:
         versions=[_route_version(row) for row in rows],
         deadline_ms=state.deployed.deadline_ms,
         features=state.deployed.features.join() if state.deployed.features is not None else None,
+        cluster=cluster,
     )
 
 
