@@ -28,8 +28,8 @@ from moorage_common.contracts.desired import (
     ValidationRun,
 )
 from moorage_common.contracts.endpoints import Endpoint
-from moorage_common.contracts.load import LoadReport, VersionLoad
-from moorage_common.contracts.names import desired_key, load_subject
+from moorage_common.contracts.load import LoadReport, VersionLoad, Wake, WakeAnswer
+from moorage_common.contracts.names import desired_key, load_subject, wake_subject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -122,6 +122,49 @@ async def test_load_reported_by_routers_adds_replicas_up_to_the_maximum(
         await asyncio.sleep(0.2)
     await bus.close()
     assert len(registry.replicas("busy")) == 2
+
+
+async def test_a_version_that_may_have_none_starts_when_it_is_woken_and_goes_after_its_idle_time(
+    registry: Registry, scheduler: Scheduler, nats_url: str, artifact: ArtifactRef, record_property: Recorder
+) -> None:
+    version = wanted("sleepy", artifact, replicas=0, gpu_milli=100).model_copy(
+        update={"max_replicas": 1, "idle_s": 2, "target_in_flight": 4}
+    )
+    await registry.desire("sleepy", version)
+    await until(lambda: desired_key(CLUSTER, TENANT, "sleepy") in registry.statuses, "status")
+    bus = Bus(nats_url, "router-0")
+    await bus.start()
+    await bus.wait(30)
+    wake = Wake(tenant=TENANT, model="sleepy", version=1).model_dump_json().encode()
+
+    async def ask() -> WakeAnswer:
+        answer = await bus.client.request(wake_subject(CLUSTER), wake, timeout=5)
+        return WakeAnswer.model_validate_json(answer.data)
+
+    def report(queued: int) -> bytes:
+        load = VersionLoad(tenant=TENANT, model="sleepy", version=1, in_flight=0, queued=queued)
+        loads = [load] if queued else []
+        return LoadReport(router="router-0", boot="b", at=time.time(), loads=loads).model_dump_json().encode()
+
+    for turn in range(2):
+        assert not registry.ready("sleepy")
+        began = time.monotonic()
+        answer = await ask()
+        if turn:
+            assert answer.ready_in_s is not None, "it has seen such a start"
+            record_property("said_s", answer.ready_in_s)
+        while not registry.ready("sleepy"):
+            assert time.monotonic() - began < DEADLINE_S
+            await bus.client.publish(load_subject("router-0"), report(queued=1))
+            await asyncio.sleep(0.2)
+        record_property(f"wake_{turn}_s", round(time.monotonic() - began, 2))
+        began = time.monotonic()
+        while registry.replicas("sleepy"):
+            assert time.monotonic() - began < DEADLINE_S
+            await bus.client.publish(load_subject("router-0"), report(queued=0))
+            await asyncio.sleep(0.2)
+    await bus.close()
+    assert 'moorage_scheduler_start_seconds_count{format="onnx",kind="cold"}' in scheduler.get("/metrics").text
 
 
 async def test_other_resources_replace_a_replica_without_a_gap(registry: Registry, artifact: ArtifactRef) -> None:

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 UP_WINDOW_S = 3.0
 DOWN_WINDOW_S = 60.0
 DOWN_STEP_S = 15.0
-IDLE_S = 300.0
-"""A version that may have no replica keeps one for this long after it was last asked for."""
 
 
 @dataclass(frozen=True)
 class Bounds:
+    """`idle_s`: so long after it was last asked for, a version that may have no replica has none."""
+
     min_replicas: int
     max_replicas: int
     target_in_flight: int
+    idle_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,21 @@ def rescale(bounds: Bounds, scale: Scale, samples: Sequence[Sample], woken_at: f
     """The next scale.
 
     Up: at once to the mean in-flight of the last 3 s over the target. Down: one replica every 15 s at most, and never
-    below what the highest sample of the last 60 s needs (the stabilisation window of Kubernetes' autoscaler).
+    below what the highest sample of the last 60 s needs (the stabilisation window of Kubernetes' autoscaler). To zero,
+    where that is allowed: all at once when nobody asked for `idle_s`.
 
     Args:
-        woken_at: when a router last asked for a version without replicas; seconds, 0 for never.
+        woken_at: when a router last sent the version a request or had one wait for it; seconds, 0 for never.
     """
+    asked_for = [woken_at, *(sample.at for sample in samples if sample.in_flight > 0)]
+    is_awake = now - max(asked_for) <= bounds.idle_s
+    if not is_awake and bounds.min_replicas == 0:
+        return Scale(0, now if scale.wanted else scale.lowered_at)
     recent = [sample.in_flight for sample in samples if now - sample.at <= UP_WINDOW_S]
     lately = [sample.in_flight for sample in samples if now - sample.at <= DOWN_WINDOW_S]
     needed = _replicas(sum(recent) / len(recent), bounds) if recent else 0
     kept = _replicas(max(lately, default=0), bounds)
-    asked_for = [woken_at, *(sample.at for sample in samples if sample.in_flight > 0)]
-    awake = now - max(asked_for) <= IDLE_S
-    floor = max(bounds.min_replicas, 1 if awake and bounds.max_replicas > 0 else 0)
+    floor = max(bounds.min_replicas, min(1, bounds.max_replicas))
     target = min(max(needed, floor, min(kept, scale.wanted)), max(bounds.max_replicas, bounds.min_replicas))
     if target >= scale.wanted:
         return Scale(target, scale.lowered_at)

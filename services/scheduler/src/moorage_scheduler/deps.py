@@ -11,11 +11,12 @@ from nats.aio.msg import Msg
 
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.desired import LoadSpec
-from moorage_common.contracts.names import BUCKET_DESIRED, BUCKET_ENDPOINTS, BUCKET_STATUS, wake_subject
+from moorage_common.contracts.load import WakeAnswer
+from moorage_common.contracts.names import BUCKET_DESIRED, BUCKET_ENDPOINTS, BUCKET_STATUS, desired_key, wake_subject
 from moorage_common.kv import BucketReader
 from moorage_runtime.config import HostConfig
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable
-from moorage_scheduler.hosts import Fleet, Host
+from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.leadership import Leadership
 from moorage_scheduler.loads import LoadBoard
 from moorage_scheduler.metrics import SchedulerMetrics
@@ -25,6 +26,7 @@ from moorage_scheduler.reconcile import Reconciler
 from moorage_scheduler.reporting import Reporting
 from moorage_scheduler.reports import Publisher, Reports
 from moorage_scheduler.settings import Settings
+from moorage_scheduler.starts import StartTimes
 from moorage_scheduler.targets import Targets
 from moorage_scheduler.validations import Validations
 
@@ -47,6 +49,7 @@ class Deps:
     validations: Validations
     reports: Reports
     loads: LoadBoard
+    starts: StartTimes
     reconciler: Reconciler
     desired: BucketReader
     reached: asyncio.Event
@@ -87,8 +90,17 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         ).model_dump_json()
 
     def on_change(host: Host) -> None:
-        reports.host_changed(host, present=host.placed.host_id in fleet.hosts)
+        present = host.placed.host_id in fleet.hosts
+        reports.host_changed(host, present=present)
+        starts.changed(host, present=present)
         changed.set()
+
+    def format_of(key: VersionKey) -> str | None:
+        entry = reconciler.desired.get(desired_key(settings.cluster, *key[:2]))
+        versions = entry.versions if entry is not None else []
+        return next((version.load.format for version in versions if version.load.version == key[2]), None)
+
+    starts = StartTimes(metrics, format_of)
 
     fleet = Fleet(cluster, metrics, on_change)
     nodes = Nodes(cluster, settings.node_grace_s, changed.set)
@@ -111,7 +123,7 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
     )
     desired = BucketReader(bus, BUCKET_DESIRED, reconciler.desire, prefix=f"{settings.cluster}.")
     return Deps(
-        settings, bus, leadership, cluster, fleet, validations, reports, loads, reconciler, desired,
+        settings, bus, leadership, cluster, fleet, validations, reports, loads, starts, reconciler, desired,
         reached=asyncio.Event(), leading=asyncio.Event(),
     )  # fmt: skip
 
@@ -168,6 +180,7 @@ async def _take_over(deps: Deps) -> None:
     while True:
         try:
             await deps.reconciler.adopt()
+            deps.starts.adopted(deps.fleet.hosts)
             await deps.leadership.rise_above(deps.cluster.found_epoch)
             break
         except ClusterUnreachable as error:
@@ -197,13 +210,16 @@ async def _listen(deps: Deps) -> None:
         deps.loads.report(message.data)
 
     async def on_wake(message: Msg) -> None:
-        if not deps.leading.is_set():
+        key = deps.loads.wake(message.data)
+        if key is None or not (deps.leading.is_set() and deps.leadership.valid()):
             return  # it is the leader's to answer
-        deps.loads.wake(message.data)
+        deps.starts.metrics.wakes.inc()
         deps.reconciler.changed.set()
         if message.reply:
+            waits = key in deps.reconciler.queued  # until when, nobody knows
+            ready_in_s = None if waits else deps.starts.ready_in_s(key, deps.fleet.hosts.values())
             with contextlib.suppress(*BUS_ERRORS):
-                await message.respond(b"{}")
+                await message.respond(WakeAnswer(ready_in_s=ready_in_s).model_dump_json().encode())
 
     await deps.bus.wait()
     await deps.bus.client.subscribe("load.*", cb=on_load)

@@ -20,6 +20,8 @@ class SchedulerMetrics:
     queued: Gauge = field(init=False)
     recovery_seconds: Histogram = field(init=False)
     validations: Counter = field(init=False)
+    start_seconds: Histogram = field(init=False)
+    wakes: Counter = field(init=False)
     leader: Gauge = field(init=False)
     fencing: Gauge = field(init=False)
 
@@ -42,6 +44,14 @@ class SchedulerMetrics:
         self.validations = Counter(
             "moorage_scheduler_validations", "Validation runs by outcome.", ["tenant", "state"], registry=registry
         )
+        self.start_seconds = Histogram(
+            "moorage_scheduler_start_seconds",
+            "From the decision to start a replica until it was first ready; warm: in a process started ahead.",
+            ["kind", "format"],
+            buckets=_RECOVERY_BUCKETS_S,
+            registry=registry,
+        )
+        self.wakes = Counter("moorage_scheduler_wakes", "Routers' requests to start a version.", registry=registry)
         self.leader = Gauge("moorage_scheduler_leader", "1 while this scheduler leads and may act.", registry=registry)
         self.fencing = Gauge(
             "moorage_scheduler_fencing_number", "The number it leads with; 0 before it does.", registry=registry

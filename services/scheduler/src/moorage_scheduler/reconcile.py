@@ -122,7 +122,8 @@ class Reconciler:
         self._forget_what_is_not(wanted)
         for key in sorted(by_version.keys() - wanted.keys()):
             self._retire(host.placed.host_id for host in by_version[key])
-        for key, version in wanted.items():
+        # What callers wait for comes first; otherwise the order is fixed.
+        for key, version in sorted(wanted.items(), key=lambda one: not self.targets.loads.is_waited_for(one[0], now)):
             self._bring(key, version, by_version[key], now)
         self.validations.want(self.desired.values())
         self.reporting.publish(self.desired.values(), self.queued, self.state())

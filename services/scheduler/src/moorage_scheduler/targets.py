@@ -22,10 +22,15 @@ class Targets:
         Args:
             present: hosts that it has; where a scheduler that just took over begins.
         """
-        bounds = Bounds(version.min_replicas, version.max_replicas, version.target_in_flight)
-        scale = self._scales.get(key) or Scale(max(bounds.min_replicas, min(present, bounds.max_replicas)))
+        bounds = Bounds(version.min_replicas, version.max_replicas, version.target_in_flight, version.idle_s)
+        scale = self._scales.get(key)
+        if scale is None:
+            scale = Scale(max(bounds.min_replicas, min(present, bounds.max_replicas)))
         if self.loads.heard(now) or scale.wanted < bounds.min_replicas or scale.wanted > bounds.max_replicas:
-            scale = rescale(bounds, scale, self.loads.samples(key), self.loads.woken_at(key), now)
+            asked_at = self.loads.asked_at(key)
+            if scale.wanted:
+                asked_at = max(asked_at, self.loads.heard_since)  # nobody knows what was asked before
+            scale = rescale(bounds, scale, self.loads.samples(key), asked_at, now)
         self._scales[key] = scale
         return scale.wanted
 
@@ -33,3 +38,4 @@ class Targets:
         """Forget versions that are not among these."""
         for key in self._scales.keys() - set(wanted):
             del self._scales[key]
+        self.loads.keep(wanted)

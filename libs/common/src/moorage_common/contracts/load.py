@@ -30,6 +30,7 @@ class Wake(Contract):
 
 
 class WakeAnswer(Contract):
-    """The scheduler's answer. `ready_in_s`: how long such a start took lately, None when none has been seen."""
+    """The scheduler's answer. `ready_in_s`: how long such a start took lately, less what has passed of one under way;
+    None when none has been seen."""
 
     ready_in_s: float | None = None
