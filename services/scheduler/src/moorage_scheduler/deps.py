@@ -12,16 +12,25 @@ from nats.aio.msg import Msg
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.load import WakeAnswer
-from moorage_common.contracts.names import BUCKET_DESIRED, BUCKET_ENDPOINTS, BUCKET_STATUS, desired_key, wake_subject
+from moorage_common.contracts.names import (
+    BUCKET_DESIRED,
+    BUCKET_ENDPOINTS,
+    BUCKET_LIMITS,
+    BUCKET_STATUS,
+    desired_key,
+    wake_subject,
+)
 from moorage_common.kv import BucketReader
 from moorage_runtime.config import HostConfig
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.leadership import Leadership
+from moorage_scheduler.limits import LimitsBoard
 from moorage_scheduler.loads import LoadBoard
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placing import Placing
+from moorage_scheduler.questions import Questions
 from moorage_scheduler.reconcile import Reconciler
 from moorage_scheduler.reporting import Reporting
 from moorage_scheduler.reports import Publisher, Reports
@@ -51,7 +60,9 @@ class Deps:
     loads: LoadBoard
     starts: StartTimes
     reconciler: Reconciler
+    questions: Questions
     desired: BucketReader
+    limits: BucketReader
     reached: asyncio.Event
     """Set once this process is a driver of the Ray cluster."""
     leading: asyncio.Event
@@ -121,10 +132,14 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         Reporting(fleet, validations, reports, metrics),
         changed,
     )
+    leading = asyncio.Event()
+    limits = LimitsBoard()
+    questions = Questions(bus, settings.cluster, reconciler, limits, lambda: leading.is_set() and leadership.valid())
     desired = BucketReader(bus, BUCKET_DESIRED, reconciler.desire, prefix=f"{settings.cluster}.")
+    limits_reader = BucketReader(bus, BUCKET_LIMITS, limits.take)
     return Deps(
-        settings, bus, leadership, cluster, fleet, validations, reports, loads, starts, reconciler, desired,
-        reached=asyncio.Event(), leading=asyncio.Event(),
+        settings, bus, leadership, cluster, fleet, validations, reports, loads, starts, reconciler, questions, desired,
+        limits_reader, reached=asyncio.Event(), leading=leading,
     )  # fmt: skip
 
 
@@ -149,7 +164,9 @@ async def _work(deps: Deps) -> None:
     """Lead, adopt what runs, and only then write and act: nothing is placed twice or forgotten."""
     async with asyncio.TaskGroup() as group:
         group.create_task(deps.desired.run())
+        group.create_task(deps.limits.run())
         group.create_task(_listen(deps))
+        group.create_task(deps.questions.listen())
         group.create_task(_reach(deps))
         await deps.leadership.acquire(deps.reached.is_set)
         group.create_task(deps.leadership.keep())

@@ -14,6 +14,7 @@ from moorage_common.contracts.versioned import Versioned
 from moorage_scheduler.changes import Running, compare, makes_room
 from moorage_scheduler.cluster import ClusterUnreachable, NotLeading
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
+from moorage_scheduler.journal import Journal
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.plan import place
@@ -43,6 +44,7 @@ class Reconciler:
     changed: asyncio.Event
     desired: dict[str, Desired] = field(default_factory=dict)
     queued: dict[VersionKey, list[str]] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
     _failed_specs: dict[VersionKey, DesiredVersion] = field(default_factory=dict)
 
     def desire(self, key: str, entry: Versioned) -> None:
@@ -162,10 +164,12 @@ class Reconciler:
 
     def _start(self, key: VersionKey, version: DesiredVersion) -> str | None:
         """Place and start one host; the reason when it has to wait."""
-        decision = place(self.state(), Ask(*key, version.resources))
+        state, ask = self.state(), Ask(*key, version.resources)
+        decision = place(state, ask)
+        self.journal.decided(state, ask, decision)
         if not isinstance(decision, Place):
             return decision.reason
-        self.placing.start(key, version, decision)
+        self.journal.placed(self.placing.start(key, version, decision), state, ask, decision)
         return None
 
     def _retire(self, host_ids: Iterable[str]) -> None:

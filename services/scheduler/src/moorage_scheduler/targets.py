@@ -34,6 +34,11 @@ class Targets:
         self._scales[key] = scale
         return scale.wanted
 
+    def last(self, key: VersionKey) -> int | None:
+        """The number last decided for a version; None where there is none yet."""
+        scale = self._scales.get(key)
+        return None if scale is None else scale.wanted
+
     def keep(self, wanted: Collection[VersionKey]) -> None:
         """Forget versions that are not among these."""
         for key in self._scales.keys() - set(wanted):
