@@ -23,13 +23,16 @@ from scheduler_harness import (
 )
 
 from moorage_common.bus import Bus
+from moorage_common.contracts.answers import Explanation, Nodes
+from moorage_common.contracts.cluster import SchedulerAnswer, SchedulerAsk, unpacked
 from moorage_common.contracts.desired import (
     ArtifactRef,
     ValidationRun,
 )
 from moorage_common.contracts.endpoints import Endpoint
 from moorage_common.contracts.load import LoadReport, VersionLoad, Wake, WakeAnswer
-from moorage_common.contracts.names import desired_key, load_subject, wake_subject
+from moorage_common.contracts.names import desired_key, load_subject, scheduler_subject, wake_subject
+from moorage_scheduler.replay import replay
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -182,8 +185,21 @@ async def test_other_resources_replace_a_replica_without_a_gap(registry: Registr
     assert not any(gaps)
 
 
+async def asked(nats_url: str, **question: object) -> dict[str, object]:
+    """What the leading scheduler answers."""
+    bus = Bus(nats_url, "asker")
+    await bus.start()
+    await bus.wait(10)
+    ask = SchedulerAsk.model_validate(question)
+    message = await bus.client.request(scheduler_subject(CLUSTER), ask.model_dump_json().encode(), 10)
+    await bus.close()
+    answer = SchedulerAnswer.model_validate_json(message.data)
+    assert not answer.error
+    return answer.answer if not answer.packed else unpacked([answer.packed], 1 << 30)
+
+
 async def test_what_does_not_fit_waits_with_a_reason_and_starts_when_there_is_room(
-    registry: Registry, scheduler: Scheduler, artifact: ArtifactRef
+    registry: Registry, scheduler: Scheduler, artifact: ArtifactRef, nats_url: str
 ) -> None:
     await registry.desire("large", wanted("large", artifact, gpu_milli=1000, devices=2))
     await until(lambda: registry.ready("large"), "replica of two devices")
@@ -192,6 +208,13 @@ async def test_what_does_not_fit_waits_with_a_reason_and_starts_when_there_is_ro
     await until(lambda: [r.state for r in registry.replicas("late")] == ["pending"], "queued replica")
     assert "250 milli" in registry.replicas("late")[0].reason
     assert "moorage_scheduler_queued 1.0" in scheduler.get("/metrics").text
+    explained = Explanation.model_validate(await asked(nats_url, what="explain", tenant=TENANT, model="late"))
+    assert [(one.filter, one.nodes) for one in explained.versions[0].removed] == [("gpu_room", 1)]
+    (node,) = Nodes.model_validate(await asked(nats_url, what="nodes")).nodes
+    assert [[seat.model for seat in device.seats] for device in node.devices] == [["large"], ["large"]]
+    decisions = replay(await asked(nats_url, what="state"))["decisions"]
+    assert decisions[-1]["recorded"].startswith("queue: ")
+    assert all(decision["same"] for decision in decisions)
     await registry.desire("large")
     await until(lambda: registry.ready("late"), "start after room")
 
