@@ -319,7 +319,7 @@ async def asking(built: wiring.Deps) -> AsyncIterator[wiring.Deps]:
     await built.bus.close()
 
 
-async def request(bus: Bus, question: SchedulerAsk, timeout_s: float = 5.0) -> SchedulerAnswer:
+async def request(bus: Bus, question: SchedulerAsk, timeout_s: float = 60.0) -> SchedulerAnswer:
     message = await bus.client.request(scheduler_subject("default"), question.model_dump_json().encode(), timeout_s)
     return SchedulerAnswer.model_validate_json(message.data)
 

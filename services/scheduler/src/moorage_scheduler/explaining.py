@@ -72,7 +72,7 @@ def _version(state: ClusterState, standing: Standing) -> VersionExplanation:
     fit = len(state.sizes) - sum(one.nodes for one in gone)
     return told.model_copy(
         update={
-            "reason": _why_waiting(state, fit, standing.waiting[0]),
+            "reason": _why_waiting(ask.tenant, state, fit, standing.waiting[0]),
             "removed": [
                 Removed(filter=one.filter, nodes=one.nodes, reason=sentence(one.filter, standing.version.resources))
                 for one in gone
@@ -90,10 +90,14 @@ def _why_none(standing: Standing) -> str:
     )
 
 
-def _why_waiting(state: ClusterState, fit: int, reason: str) -> str:
+def _why_waiting(tenant: str, state: ClusterState, fit: int, reason: str) -> str:
     if not state.sizes:
         return "the cluster has no node yet"
-    return f"{fit} of {len(state.sizes)} nodes could take it: {reason}" if fit else "no node can take it now"
+    if not fit:
+        return "no node can take it now"
+    # Of other reasons only that of the tenant's own share names nobody else.
+    own = reason if reason.startswith(f"tenant {tenant} ") else "it is its turn next, or room is being made for it"
+    return f"{fit} of {len(state.sizes)} nodes could take it: {own}"
 
 
 def sentence(name: str, asked: Resources) -> str:
