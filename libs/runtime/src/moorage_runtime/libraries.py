@@ -8,6 +8,7 @@ FORMAT_LIBRARIES: dict[str, tuple[str, ...]] = {
     "skops": ("scikit-learn", "skops", "numpy", "scipy"),
     "xgboost": ("xgboost", "numpy"),
     "lightgbm": ("lightgbm", "numpy"),
+    "ray-serve": ("ray", "numpy"),
 }
 
 

@@ -121,7 +121,7 @@ def _together(model: Model, batch: Sequence[Ask], this: Run) -> list[Outcome] | 
         log.warning("outputs do not have a row for each input row; requests are answered one by one from now on")
         this.aligned = False
         return None
-    finite = _finite(outputs)
+    finite = all_finite(outputs)
     row_us = this.calls[-1].wall_s / rows * 1e6
     answers: list[Outcome] = []
     at = 0
@@ -146,7 +146,7 @@ def _alone(model: Model, ask: Ask, this: Run) -> Outcome:
         this.failed = True
         return model_failed(error)
     spent_us = round(this.calls[-1].wall_s * 1e6)
-    return Predicted(outputs, spent_us, round((since - ask.since) * 1e6), ask.rows, _finite(outputs))
+    return Predicted(outputs, spent_us, round((since - ask.since) * 1e6), ask.rows, all_finite(outputs))
 
 
 def _measured(
@@ -159,7 +159,7 @@ def _measured(
     return {name: outputs[name] for name in wanted}
 
 
-def _finite(outputs: dict[str, Array]) -> bool:
+def all_finite(outputs: dict[str, Array]) -> bool:
     return all(bool(np.isfinite(a).all()) for a in outputs.values() if a.dtype.kind == "f")
 
 

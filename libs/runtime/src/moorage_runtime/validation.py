@@ -1,5 +1,6 @@
 """Validation of a version: load it, answer the pusher's examples again, compare with what the notebook saw."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import MoorageError, Unprocessable
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.conform import chosen_outputs, conform
-from moorage_runtime.formats import Model
+from moorage_runtime.formats import AsyncModel, Model, is_async
 from moorage_runtime.libraries import differing, libraries
 from moorage_runtime.v2 import Array, decode_json_tensors, decode_request
 from moorage_runtime.v2.datatypes import canonical, datatype_of
@@ -127,10 +128,13 @@ def _read_examples(blob: bytes) -> Sequence[Example]:
     return examples
 
 
-def _check(model: Model, signature: Signature, example: Example, *, rtol: float, atol: float) -> Comparison:
+def _check(
+    model: Model | AsyncModel, signature: Signature, example: Example, *, rtol: float, atol: float
+) -> Comparison:
     request = decode_request(orjson.dumps(example.request))
     inputs, rows = conform(signature, request.inputs)
-    answers = model.predict(inputs, chosen_outputs(signature, request.outputs))
+    wanted = chosen_outputs(signature, request.outputs)
+    answers = asyncio.run(model.predict(inputs, wanted)) if is_async(model) else model.predict(inputs, wanted)
     expected = decode_json_tensors(example.outputs)
     if signature.batchable:
         for name, array in answers.items():

@@ -14,7 +14,8 @@ from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import MoorageError, NotFound, Unavailable, Unprocessable
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.batching import Batcher, Turn
-from moorage_runtime.formats import Model, inline_s, load_model
+from moorage_runtime.coroutines import Concurrent
+from moorage_runtime.formats import AsyncModel, Model, inline_s, is_async, load_model
 from moorage_runtime.interpreter import settle_garbage, share_processor
 from moorage_runtime.limits import Limits
 from moorage_runtime.v2 import DTYPES, Array
@@ -32,7 +33,7 @@ class Served:
         given: the datatypes of its outputs, by name.
     """
 
-    def __init__(self, spec: LoadSpec, batcher: Batcher) -> None:
+    def __init__(self, spec: LoadSpec, batcher: Batcher | Concurrent) -> None:
         self.spec = spec
         self.batcher = batcher
         self.plain = not {t.datatype for t in spec.signature.inputs} & {"BYTES", "BF16"}
@@ -114,23 +115,27 @@ class Versions:
             share_processor(self._threads(spec))
             if slot.served is not None:
                 slot.served.batcher.close()
-            batcher = Batcher(
-                model,
-                batchable=spec.signature.batchable,
-                max_batch=spec.max_batch,
-                name=f"{spec.model}-{spec.version}",
-                limits=self._limits,
-                turn=self._turn,
-                inline_s=inline_s(model),
-            )
-            slot.served = Served(spec, batcher)
+            slot.served = Served(spec, self._answering(spec, model))
             settle_garbage()
             slot.become("ready")
             took = round(time.monotonic() - began, 3)
             log.info("version loaded", model=spec.model, version=spec.version, seconds=took)
             return slot.held
 
-    def open(self, spec: LoadSpec) -> Model:
+    def _answering(self, spec: LoadSpec, model: Model | AsyncModel) -> Batcher | Concurrent:
+        if is_async(model):
+            return Concurrent(model, self._limits)
+        return Batcher(
+            model,
+            batchable=spec.signature.batchable,
+            max_batch=spec.max_batch,
+            name=f"{spec.model}-{spec.version}",
+            limits=self._limits,
+            turn=self._turn,
+            inline_s=inline_s(model),
+        )
+
+    def open(self, spec: LoadSpec) -> Model | AsyncModel:
         """Fetch, verify, load and warm a model without serving it. Blocks.
 
         Raises:
@@ -139,6 +144,8 @@ class Versions:
         if spec.tenant != self._tenant:
             raise Unprocessable(f"this host is tenant '{self._tenant}', the version is of '{spec.tenant}'")
         model = load_model(self._cache.fetch(spec.artifact), spec)
+        if is_async(model):
+            return model
         # The first predict builds arenas and thread pools. A model may well refuse zeros.
         with contextlib.suppress(Exception):
             model.predict(_zeros(spec.signature), [o.name for o in spec.signature.outputs])

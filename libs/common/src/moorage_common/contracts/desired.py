@@ -58,6 +58,9 @@ class LoadSpec(Contract):
     max_batch: int = 64
     threads: int = 1
     gpu_mem_mib: int = Field(default=0, description="GPU memory the model may take on its device; 0 is no limit.")
+    resources: Resources | None = Field(
+        default=None, description="Of code formats: the most that the processes it starts may ask for together."
+    )
 
 
 class DesiredVersion(Contract):

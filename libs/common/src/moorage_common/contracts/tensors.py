@@ -36,3 +36,6 @@ Format = Literal["onnx", "skops", "xgboost", "lightgbm", "ray-serve"]
 
 DATA_FORMATS: frozenset[str] = frozenset({"onnx", "skops", "xgboost", "lightgbm"})
 """Formats that hold data, not code: safe to retry, to pool and to run in a tenant's plain host."""
+
+CODE_FORMATS: frozenset[str] = frozenset({"ray-serve"})
+"""Formats that are a tenant's code: an administrator allows them, and each replica has a process of its own."""

@@ -1,10 +1,13 @@
 """Formats of models, one a file, behind one Protocol. Importing this imports none of their libraries."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
+
+from typing_extensions import TypeIs
 
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.errors import Unprocessable
@@ -16,8 +19,9 @@ LOADERS: dict[str, str] = {
     "skops": "moorage_runtime.formats.skops",
     "xgboost": "moorage_runtime.formats.xgboost",
     "lightgbm": "moorage_runtime.formats.lightgbm",
+    "ray-serve": "moorage_runtime.formats.ray_serve",
 }
-"""Format -> module with `load(path, spec) -> Model`, imported when the first model of the format is loaded."""
+"""Format -> module with a `Loader` called `load`, imported when the first model of the format is loaded."""
 
 
 class Model(Protocol):
@@ -32,7 +36,28 @@ class Model(Protocol):
         ...
 
 
-Loader = Callable[[Path, LoadSpec], Model]
+class AsyncModel(Protocol):
+    """A loaded model that is asked from an event loop, many times at once. Cancelled, it works no further."""
+
+    async def predict(self, inputs: dict[str, Array], wanted: Collection[str]) -> dict[str, Array]:
+        """Answer `wanted` outputs (more may come) for inputs that agree with the signature.
+
+        Raises:
+            MoorageError: the model refuses the values, or cannot be reached.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what it started. Safe for threads."""
+        ...
+
+
+Loader = Callable[[Path, LoadSpec], Model | AsyncModel]
+
+
+def is_async(model: Model | AsyncModel) -> TypeIs[AsyncModel]:
+    """Whether `model` answers in coroutines."""
+    return inspect.iscoroutinefunction(model.predict)
 
 
 def inline_s(model: Model) -> float:
@@ -40,7 +65,7 @@ def inline_s(model: Model) -> float:
     return float(getattr(model, "inline_s", INLINE_S))
 
 
-def load_model(path: Path, spec: LoadSpec) -> Model:
+def load_model(path: Path, spec: LoadSpec) -> Model | AsyncModel:
     """Load the verified artifact at `path`.
 
     Raises:
