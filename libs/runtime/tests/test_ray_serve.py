@@ -13,7 +13,9 @@ from moorage_common.contracts.desired import LoadSpec, Resources, ValidationRun
 from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.errors import Unprocessable
 from moorage_runtime.apart import Job, Validator
+from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.projects import pack
+from moorage_runtime.versions import Versions
 
 # Ray's own: as it is imported, and event loops that its local mode leaves to the garbage collector.
 pytestmark = [
@@ -157,6 +159,14 @@ def test_an_unloaded_application_leaves_nothing_behind(blobs: Any, start_host: A
     assert not root.exists()
     assert "pipeline" not in sys.modules
     assert str(root) not in sys.path
+
+
+def test_a_process_that_holds_other_versions_takes_no_code(blobs: Any, tmp_path: Path) -> None:
+    versions = Versions("demo", ArtifactCache(tmp_path / "cache"))
+    with pytest.raises(Unprocessable, match="isolation: dedicated") as caught:
+        versions.open_shared(_spec(blobs))
+    assert caught.value.code == "dedicated_only"
+    assert not blobs.hits
 
 
 def test_a_validation_runs_the_code_in_a_process_of_its_own(blobs: Any, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class ReplicaHost:
             return result.reason if result.state == "rejected" else ""
 
         budget = config.pool_memory_mib * 1024 * 1024
-        return Pool(plain.open, checked_apart, journal, budget_bytes=budget, limits=config.limits)
+        return Pool(plain.open_shared, checked_apart, journal, budget_bytes=budget, limits=config.limits)
 
     def _warm_up(self, formats: Sequence[str]) -> None:
         for model_format in formats:

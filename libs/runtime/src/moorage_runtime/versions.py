@@ -10,7 +10,7 @@ import structlog
 
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.endpoints import HeldVersion
-from moorage_common.contracts.tensors import Signature
+from moorage_common.contracts.tensors import CODE_FORMATS, Signature
 from moorage_common.errors import MoorageError, NotFound, Unavailable, Unprocessable
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.batching import Batcher, Turn
@@ -149,6 +149,17 @@ class Versions:
         # The first predict builds arenas and thread pools. A model may well refuse zeros.
         with contextlib.suppress(Exception):
             model.predict(_zeros(spec.signature), [o.name for o in spec.signature.outputs])
+        return model
+
+    def open_shared(self, spec: LoadSpec) -> Model:
+        """As `open`, for a process that holds other versions too. Blocks.
+
+        Raises:
+            Unprocessable: `dedicated_only`: code, which may do anything to the process that it is loaded in.
+        """
+        model = self.open(spec) if spec.format not in CODE_FORMATS else None
+        if model is None or is_async(model):
+            raise Unprocessable(f"{spec.format} versions need isolation: dedicated", code="dedicated_only")
         return model
 
     def unload(self, model: str, version: int) -> None:
