@@ -115,7 +115,7 @@ async def test_concurrent_pushes_get_numbers_of_their_own_without_gaps(demo: Cal
 
 async def test_a_format_that_is_not_served_is_refused_with_the_way_out(demo: Caller) -> None:
     digest = await demo.upload(b"x")
-    for name in ("pickle", "joblib", "torch", "ray-serve", "tensorflow"):
+    for name in ("pickle", "joblib", "torch", "tensorflow"):
         body = {"artifact_digest": digest, "format": name, "signature": SIGNATURE}
         answer = await demo.call("POST", "/v1/models/digits/versions", json=body)
         assert (answer.status_code, answer.json()["code"]) == (422, "format_refused")

@@ -35,8 +35,6 @@ LABEL_GPU_MODEL = "ray.io/accelerator-type"
 LABEL_NODE_NAME = "moorage.io/node"
 CALL_TIMEOUT_S = 10.0
 NODES_TIMEOUT_S = 5.0
-CPU_LEFT_FREE = 0.2
-"""Of each node, for what runs beside the groups (Ray Serve's replicas, validation hosts count nothing)."""
 _RESERVATION = "#"
 _CONCURRENT_CALLS = 32
 
@@ -77,12 +75,25 @@ class Placed(Contract):
     moved_from: str = ""
     """The host whose place it takes."""
     epoch: int = 0
+    format: str = ""
 
 
 @dataclass(frozen=True)
 class RayNode:
+    """`size` is what hosts may take; `serve_*` what is left out of the groups for Ray Serve's processes."""
+
     size: NodeSize
     ray_id: str
+    serve_cpu_milli: int = 0
+    serve_devices: int = 0
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Of each node, for Ray Serve's processes: no group takes it."""
+
+    cpus: float = 0.2
+    gpus: int = 0
 
 
 def placed_class(host_class: type[Any]) -> type[Any]:
@@ -121,6 +132,7 @@ class Cluster:
         may_act: whether this process leads. Asked right before anything is changed, which raises NotLeading if not.
         epoch: its fencing number.
         found_epoch: the highest that `running` found.
+        left_out: what of each node its groups leave to Ray Serve.
 
     Raises (all calls):
         ClusterUnreachable: Ray did not answer in time.
@@ -132,6 +144,7 @@ class Cluster:
     may_act: Callable[[], bool] = lambda: True
     epoch: int = 0
     found_epoch: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, thread_name_prefix="ray"))
     _groups: dict[str, PlacementGroup] = field(default_factory=dict)
     _handles: dict[str, Any] = field(default_factory=dict)
@@ -145,6 +158,10 @@ class Cluster:
             raise HostGone(str(error)) from error
         except (TimeoutError, GetTimeoutError, RayError, ConnectionError) as error:
             raise ClusterUnreachable(str(error) or "no answer in time") from error
+
+    async def ask_ray(self, call: Callable[[], T], timeout_s: float) -> T:
+        """Make a blocking call of Ray's own interface."""
+        return await self._off_loop(call, timeout_s)
 
     async def connect(self) -> None:
         """Become a driver of the cluster. Raises ClusterUnreachable."""
@@ -172,7 +189,8 @@ class Cluster:
 
     async def nodes(self) -> list[RayNode]:
         """The live nodes."""
-        return [_ray_node(entry) for entry in await self._off_loop(ray.nodes, NODES_TIMEOUT_S) if entry["Alive"]]
+        entries = await self._off_loop(ray.nodes, NODES_TIMEOUT_S)
+        return [_ray_node(entry, self.left_out) for entry in entries if entry["Alive"]]
 
     async def ensure_groups(self, node: RayNode) -> None:
         """The node's groups, made when absent. Raises ClusterUnreachable when Ray does not grant them in time."""
@@ -334,15 +352,18 @@ class Cluster:
         self._handles.pop(name, None)
 
 
-def _ray_node(entry: dict[str, Any]) -> RayNode:
+def _ray_node(entry: dict[str, Any], left_out: LeftOut) -> RayNode:
     resources, labels = entry["Resources"], entry["Labels"]
+    cpu_milli, devices = int(resources.get("CPU", 0) * 1000), int(resources.get("GPU", 0))
+    serve_cpu_milli = min(cpu_milli, round(left_out.cpus * 1000))
+    serve_devices = min(devices, left_out.gpus)
     size = NodeSize(
         name=labels.get(LABEL_NODE_NAME) or f"{entry['NodeManagerHostname']}-{entry['NodeID'][:6]}",
-        devices=int(resources.get("GPU", 0)),
-        cpu_milli=max(0, int((resources.get("CPU", 0) - CPU_LEFT_FREE) * 1000)),
+        devices=devices - serve_devices,
+        cpu_milli=cpu_milli - serve_cpu_milli,
         mem_mib=int(resources.get("memory", 0)) // (1024 * 1024),
         gpu_model=labels.get(LABEL_GPU_MODEL, ""),
         device_mem_mib=int(labels.get(LABEL_DEVICE_MIB, 0)),
         labels=labels,
     )
-    return RayNode(size, entry["NodeID"])
+    return RayNode(size, entry["NodeID"], serve_cpu_milli, serve_devices)

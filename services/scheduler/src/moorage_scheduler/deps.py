@@ -22,7 +22,8 @@ from moorage_common.contracts.names import (
 )
 from moorage_common.kv import BucketReader
 from moorage_runtime.config import HostConfig
-from moorage_scheduler.cluster import Cluster, ClusterUnreachable
+from moorage_scheduler import serve_apps
+from moorage_scheduler.cluster import Cluster, ClusterUnreachable, LeftOut
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.leadership import Leadership
 from moorage_scheduler.limits import LimitsBoard
@@ -90,7 +91,8 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         endpoints=Publisher(bus, BUCKET_ENDPOINTS, settings.cluster, leadership.valid),
         statuses=Publisher(bus, BUCKET_STATUS, settings.cluster, leadership.valid),
     )
-    cluster = Cluster(settings.ray_address, host_class, leadership.valid)
+    left_out = LeftOut(settings.serve_cpus, settings.serve_gpus)
+    cluster = Cluster(settings.ray_address, host_class, leadership.valid, left_out=left_out)
     metrics.leader.set_function(lambda: float(leadership.valid()))
     metrics.fencing.set_function(lambda: float(leadership.fencing))
     changed = asyncio.Event()
@@ -218,6 +220,7 @@ async def _sweep(deps: Deps) -> None:
                     raise deps.leadership.step_down(f"{name} was started by a later leader, {epoch}")
                 log.warning("removing what an earlier leader started", name=name, epoch=epoch)
                 await deps.cluster.remove(name)
+            await serve_apps.sweep(deps.cluster)
 
 
 async def _listen(deps: Deps) -> None:

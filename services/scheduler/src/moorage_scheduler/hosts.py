@@ -20,6 +20,7 @@ from moorage_common.contracts.model import Contract
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, NotLeading, Placed
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.state import Ask, Held
+from moorage_scheduler.serve_apps import at_host
 
 log = structlog.get_logger()
 
@@ -74,7 +75,7 @@ class Host:
         return (self.placed.tenant, self.placed.model, self.placed.version)
 
     def held(self) -> Held:
-        resources = Resources.model_validate(self.placed.asked)
+        resources = at_host(self.placed.format, Resources.model_validate(self.placed.asked))
         ask = Ask(self.placed.tenant, self.placed.model, self.placed.version, resources)
         return Held(ask, self.placed.node, tuple(self.placed.devices))
 

@@ -13,6 +13,7 @@ from moorage_scheduler.hosts import Fleet, Start, VersionKey
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.state import DEVICE_MILLI, Ask
+from moorage_scheduler.serve_apps import at_host
 
 log = structlog.get_logger()
 
@@ -35,7 +36,7 @@ class Placing:
             moved_from: the host whose place it takes once it is ready.
         """
         tenant, model, number = key
-        ask = Ask(tenant, model, number, version.resources)
+        ask = Ask(tenant, model, number, at_host(version.load.format, version.resources))
         host_id = f"{tenant}.{model}.{number}.{secrets.token_hex(3)}"
         node = self.nodes.named(place.node)
         placed = Placed(
@@ -50,6 +51,7 @@ class Placing:
             asked=version.resources.model_dump(mode="json"),
             started_at=time.time(),
             moved_from=moved_from,
+            format=version.load.format,
         )
         config = self.configure(host_id, tenant, [version.load])
         log.info("placing", host_id=host_id, node=place.node, devices=place.devices, moved_from=moved_from)

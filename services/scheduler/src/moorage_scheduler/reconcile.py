@@ -21,6 +21,7 @@ from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.placing import Placing
 from moorage_scheduler.reporting import Reporting
+from moorage_scheduler.serve_apps import at_host, without_room
 from moorage_scheduler.targets import Targets
 from moorage_scheduler.validations import Validations
 
@@ -164,7 +165,10 @@ class Reconciler:
 
     def _start(self, key: VersionKey, version: DesiredVersion) -> str | None:
         """Place and start one host; the reason when it has to wait."""
-        state, ask = self.state(), Ask(*key, version.resources)
+        reason = without_room(version, (host.placed for host in self.fleet.hosts.values()), self.nodes.live)
+        if reason is not None:
+            return reason
+        state, ask = self.state(), Ask(*key, at_host(version.load.format, version.resources))
         decision = place(state, ask)
         self.journal.decided(state, ask, decision)
         if not isinstance(decision, Place):

@@ -14,6 +14,12 @@ class Settings(ServiceSettings):
         default="/var/cache/moorage", description="Artifact cache of the replica hosts, the same path on every node."
     )
     host_bind: str = Field(default="127.0.0.1", description="Address that replica hosts listen on.")
+    serve_cpus: float = Field(
+        default=0.2,
+        ge=0,
+        description="CPUs of each node left out of the replicas' groups, for processes of Ray Serve applications.",
+    )
+    serve_gpus: int = Field(default=0, ge=0, description="GPUs of each node left out of the groups for the same.")
     node_grace_s: float = Field(
         default=5.0,
         ge=0,

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 from moorage_common.contracts.features import FeatureServiceInfo
-from moorage_common.contracts.tensors import DATA_FORMATS, Signature, TensorSpec
+from moorage_common.contracts.tensors import CODE_FORMATS, DATA_FORMATS, Signature, TensorSpec
 
 TENSORS_MAX = 64
 RANK_MAX = 8
@@ -21,16 +21,14 @@ _WAYS_OUT = {
 
 def format_fault(name: str) -> str | None:
     """Why versions of this format are refused, with the way out, or None."""
-    if name in DATA_FORMATS:
+    if name in DATA_FORMATS | CODE_FORMATS:
         return None
     if name in _WAYS_OUT:
         return (
             f"{name} is refused, since {_WAYS_OUT[name]}; push scikit-learn models as skops, torch modules as onnx, "
             "XGBoost and LightGBM models in their own formats (moorage_sdk.push does it for you)"
         )
-    if name == "ray-serve":
-        return "ray-serve versions run a tenant's code, which this platform does not allow; push a data format instead"
-    return f"format {name!r} is not served; the formats are {', '.join(sorted(DATA_FORMATS))}"
+    return f"format {name!r} is not served; the formats are {', '.join(sorted(DATA_FORMATS | CODE_FORMATS))}"
 
 
 def signature_fault(signature: Signature) -> str | None:

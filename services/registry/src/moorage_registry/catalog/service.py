@@ -8,6 +8,7 @@ from moorage_common.contracts.features import FeatureServiceInfo
 from moorage_common.contracts.request_id import new_ulid
 from moorage_common.errors import Conflict, NotFound, Unprocessable
 from moorage_registry.catalog import rules
+from moorage_registry.catalog.code import check_allowed
 from moorage_registry.catalog.models import Artifact, Model, NewVersion, Validation, Version
 from moorage_registry.catalog.repository import PENDING, CatalogRepository
 from moorage_registry.catalog.tables import ModelRow, VersionRow
@@ -80,7 +81,12 @@ class CatalogService:
 
         Args:
             service: the feature service named in `wanted`, as it is now.
+
+        Raises:
+            Forbidden: the format is code, which the tenant may not run.
+            Unprocessable, Conflict: an artifact is missing; too many versions await validation.
         """
+        await check_allowed(self.work.session, self.work.tenant, [wanted.format])
         size_bytes = await self._size_of(wanted.artifact_digest)
         if wanted.examples_digest is not None:
             await self._size_of(wanted.examples_digest)

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from moorage_common.contracts.names import TenantId
 from moorage_common.contracts.routes import Arm
 from moorage_common.errors import Conflict, NotFound, Unprocessable
+from moorage_registry.catalog.code import check_allowed, check_isolation
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.service import no_model
 from moorage_registry.catalog.tables import ModelRow, VersionRow
@@ -105,7 +106,7 @@ class Planner:
     tenant: TenantId
 
     async def plan(self, model: str, spec: DeploymentSpec, *, lock: bool) -> Planned:
-        """Raises NotFound, Conflict, Unprocessable.
+        """Raises NotFound, Conflict, Unprocessable, Forbidden.
 
         Args:
             lock: hold the model's row until the transaction ends, to write what was planned.
@@ -117,6 +118,9 @@ class Planner:
         versions = await catalog.versions(self.tenant, model)
         states = {v.number: v.state for v in versions}
         after = plan.settle(spec, model, states)
+        formats = {v.number: v.format for v in versions if v.number in after.numbers()}
+        await check_allowed(self.session, self.tenant, formats.values())
+        check_isolation(formats, {v.version: v.isolation for v in after.versions})
         _check_features(after.features, [v for v in versions if v.number in after.numbers()])
         await self._check_quota(model, after)
         row = await rows.get(self.tenant, model)

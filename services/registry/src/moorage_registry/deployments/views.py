@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from moorage_common.contracts.desired import ArtifactRef, Desired, DesiredVersion, LoadSpec, Resources, ValidationRun
 from moorage_common.contracts.names import TenantId
 from moorage_common.contracts.routes import Arm, Route, RouteVersion
-from moorage_common.contracts.tensors import Signature
+from moorage_common.contracts.tensors import CODE_FORMATS, Signature
 from moorage_registry.catalog.repository import PENDING
 from moorage_registry.catalog.tables import VersionRow
 from moorage_registry.deployments.models import PlacedVersion, Revision
@@ -93,8 +93,11 @@ def desired_of(state: ModelState, cluster: str, sign: Callable[[TenantId, str], 
 def _desired_version(
     state: ModelState, row: VersionRow, placed: PlacedVersion, artifact: Callable[[str], ArtifactRef]
 ) -> DesiredVersion:
+    load = _load(state, row, artifact, placed.resources)
+    if row.format in CODE_FORMATS:
+        load = load.model_copy(update={"resources": placed.resources})
     return DesiredVersion(
-        load=_load(state, row, artifact, placed.resources),
+        load=load,
         resources=placed.resources,
         isolation=placed.isolation,
         min_replicas=placed.scaling.min,
