@@ -69,8 +69,8 @@ class Scheduler:
         return float(next(line for line in lines if line.startswith("moorage_scheduler_placements_total ")).split()[1])
 
 
-def scheduler_process(nats_url: str, ray_address: str, cache_dir: Path) -> Scheduler:
-    """Not started yet."""
+def scheduler_process(nats_url: str, ray_address: str, cache_dir: Path, **settings: object) -> Scheduler:
+    """Not started yet. It keeps no warm hosts unless `settings` say so."""
     port = free_port()
     environment = os.environ | {
         "MOORAGE_CLUSTER": CLUSTER,
@@ -78,6 +78,8 @@ def scheduler_process(nats_url: str, ray_address: str, cache_dir: Path) -> Sched
         "MOORAGE_RAY_ADDRESS": ray_address,
         "MOORAGE_CACHE_DIR": str(cache_dir),
         "MOORAGE_OPS_PORT": str(port),
+        "MOORAGE_WARM_MOST": "0",
+        **{f"MOORAGE_{name.upper()}": str(value) for name, value in settings.items()},
     }
     return Scheduler(environment, f"http://127.0.0.1:{port}")
 

@@ -65,7 +65,7 @@ class Placed(Contract):
     tenant: str
     model: str
     version: int
-    purpose: Literal["replica", "validation"]
+    purpose: Literal["replica", "validation", "pool", "warm"]
     node: str
     node_id: str = ""
     """Ray's: a node that was restarted keeps its name and gets another one."""
@@ -97,7 +97,10 @@ class LeftOut:
 
 
 def placed_class(host_class: type[Any]) -> type[Any]:
-    """`host_class` that also remembers where it was placed, and shows its libraries all of its devices."""
+    """`host_class` that also remembers where it was placed, and shows its libraries all of its devices.
+
+    A warm one learns both when it is assigned, before any library has looked for devices.
+    """
 
     class PlacedHost(host_class):  # type: ignore[misc]
         def __init__(self, config_json: str, placed_json: str, siblings: list[int]) -> None:
@@ -106,6 +109,12 @@ def placed_class(host_class: type[Any]) -> type[Any]:
             if siblings:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._devices))
             super().__init__(config_json)
+
+        def assign(self, config_json: str, placed_json: str, devices: list[int]) -> dict[str, Any]:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, sorted(devices)))
+            super().assign(config_json)
+            self._placed_json, self._devices = placed_json, sorted(devices)
+            return self.identity()
 
         def placed(self) -> str:
             return self._placed_json
@@ -117,7 +126,8 @@ def placed_class(host_class: type[Any]) -> type[Any]:
 
 
 class Reservation:
-    """Holds the whole GPU of a sibling bundle for a replica of several devices."""
+    """Holds a share of a bundle's GPU for a replica that runs elsewhere on the node: the whole one of a sibling for a
+    replica of several devices; for a warm host that was assigned, all of its devices."""
 
     def devices(self) -> list[int]:
         return [int(device) for device in ray.get_gpu_ids()]
@@ -229,13 +239,32 @@ class Cluster:
             siblings += await self._off_loop(reserve, timeout_s=60.0)
         await self._off_loop(functools.partial(self._start, placed, ray_id, gpu_fraction, config_json, siblings))
 
+    async def assign(self, placed: Placed, ray_id: str, gpu_fraction: float, config_json: str) -> dict[str, Any]:
+        """Make a warm host what `placed` says; what it says of itself then. It may be told the same twice.
+
+        Raises:
+            HostRefused: it is another's already.
+        """
+        placed = placed.model_copy(update={"epoch": self.epoch})
+        self._known.add(placed.host_id)
+        self._lead()
+        devices: list[int] = []
+        for number, bundle in enumerate(placed.devices):
+            name = f"{placed.host_id}{_RESERVATION}{number}"
+            reserve = functools.partial(self._reserve, name, ray_id, bundle, gpu_fraction)
+            devices += await self._off_loop(reserve, timeout_s=60.0)
+        arguments = (config_json, placed.model_dump_json(), devices)
+        identity: dict[str, Any] = await self.call(placed.host_id, "assign", *arguments, timeout_s=60.0)
+        return identity
+
     def _lead(self) -> None:
         if not self.may_act():
             raise NotLeading("nothing is changed while the lease of the scheduler is not renewed")
 
-    def _reserve(self, name: str, ray_id: str, bundle: int) -> list[int]:
+    def _reserve(self, name: str, ray_id: str, bundle: int, gpu_fraction: float = 1.0) -> list[int]:
         self._lead()
-        actor = ray.remote(Reservation).options(**self._options(name, ray_id, bundle, 1.0)).remote()
+        options = self._options(name, ray_id, bundle, gpu_fraction)
+        actor = ray.remote(Reservation).options(**options, get_if_exists=True).remote()
         self._handles[name] = actor
         devices: list[int] = ray.get(actor.devices.remote(), timeout=60.0)
         return devices

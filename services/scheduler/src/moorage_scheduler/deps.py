@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from moorage_common.bus import BUS_ERRORS, Bus
-from moorage_common.contracts.desired import LoadSpec
+from moorage_common.contracts.desired import LoadSpec, Resources
 from moorage_common.contracts.load import WakeAnswer
 from moorage_common.contracts.names import (
     BUCKET_DESIRED,
@@ -24,6 +24,7 @@ from moorage_common.kv import BucketReader
 from moorage_runtime.config import HostConfig
 from moorage_scheduler import serve_apps
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, LeftOut
+from moorage_scheduler.grouping import PoolSize
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.leadership import Leadership
 from moorage_scheduler.limits import LimitsBoard
@@ -31,20 +32,25 @@ from moorage_scheduler.loads import LoadBoard
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placing import Placing
+from moorage_scheduler.pools import Pools
 from moorage_scheduler.questions import Questions
 from moorage_scheduler.reconcile import Reconciler
 from moorage_scheduler.reporting import Reporting
 from moorage_scheduler.reports import Publisher, Reports
 from moorage_scheduler.settings import Settings
+from moorage_scheduler.sizing import WarmSize
 from moorage_scheduler.starts import StartTimes
 from moorage_scheduler.targets import Targets
 from moorage_scheduler.validations import Validations
+from moorage_scheduler.warm import Warm
 
 log = structlog.get_logger()
 
 CONNECT_RETRY_S = 0.5
 SETTLE_S = 10.0
 SWEEP_S = 5.0
+HOST_MIB = 320
+"""What a pooled host takes beside its models: an interpreter, the libraries of its formats, buffers."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,19 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
     metrics.fencing.set_function(lambda: float(leadership.fencing))
     changed = asyncio.Event()
 
-    def configure(host_id: str, tenant: str, loads: list[LoadSpec]) -> str:
+    def configure(host_id: str, tenant: str, loads: list[LoadSpec], *, pool_memory_mib: int = 0) -> str:
         return HostConfig(
-            host_id=host_id, tenant=tenant, bind=settings.host_bind, cache_dir=settings.cache_dir, loads=loads
+            host_id=host_id,
+            tenant=tenant,
+            bind=settings.host_bind,
+            cache_dir=settings.cache_dir,
+            loads=loads,
+            pool_memory_mib=pool_memory_mib,
         ).model_dump_json()
+
+    def configure_warm(host_id: str, formats: Collection[str]) -> str:
+        told = {"host_id": host_id, "cache_dir": settings.cache_dir, "warm": list(formats)}
+        return HostConfig.model_validate(told).model_dump_json()
 
     def on_change(host: Host) -> None:
         present = host.placed.host_id in fleet.hosts
@@ -115,6 +130,9 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
 
     starts = StartTimes(metrics, format_of)
 
+    def start_pool(tenant: str, number: int, asked: Resources) -> str | None:
+        return reconciler.start_pool(tenant, number, asked)
+
     fleet = Fleet(cluster, metrics, on_change)
     nodes = Nodes(cluster, settings.node_grace_s, changed.set)
     validations = Validations(
@@ -125,13 +143,24 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         on_result=changed.set,
     )
     loads = LoadBoard()
+    targets = Targets(loads)
+    warm = Warm(cluster, configure_warm, WarmSize(settings.warm_least, settings.warm_most, settings.warm_memory_mib))
+    pools = Pools(
+        fleet,
+        targets,
+        start=start_pool,
+        leaves=lambda _host: False,
+        size=_pool_size(settings),
+    )
     reconciler = Reconciler(
         fleet,
         nodes,
-        Targets(loads),
-        Placing(fleet, nodes, configure),
+        targets,
+        Placing(fleet, nodes, configure, warm, settings.pool_memory_mib),
+        pools,
+        warm,
         validations,
-        Reporting(fleet, validations, reports, metrics),
+        Reporting(fleet, validations, reports, metrics, pools),
         changed,
     )
     leading = asyncio.Event()
@@ -145,6 +174,15 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
     )  # fmt: skip
 
 
+def _pool_size(settings: Settings) -> PoolSize:
+    return PoolSize(
+        versions=settings.pool_versions,
+        memory_mib=settings.pool_memory_mib,
+        host_mem_mib=settings.pool_memory_mib + HOST_MIB,
+        cpu_milli=settings.pool_cpu_milli,
+    )
+
+
 @contextlib.asynccontextmanager
 async def running(deps: Deps) -> AsyncIterator[asyncio.Task[None]]:
     """Run the scheduler; the task yielded ends only with the error that makes going on senseless."""
@@ -156,6 +194,8 @@ async def running(deps: Deps) -> AsyncIterator[asyncio.Task[None]]:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         await deps.validations.close()
+        await deps.reconciler.pools.close()
+        await deps.reconciler.warm.close()
         await deps.fleet.close()
         await deps.cluster.close()
         await deps.leadership.release()

@@ -28,6 +28,8 @@ START_TIMEOUT_S = 90.0
 RECHECK_S = 2.0
 LOADING_POLL_S = 0.1
 CRASHES = 3
+POOL_CRASHES = 12
+"""A pool finds out by itself which of its versions brings it down, and goes on without that one."""
 LASTING_S = 60.0
 """A host that was ready for this long and then dies begins a new row of crashes."""
 LEAVE_GRACE_S = 3.0
@@ -64,6 +66,8 @@ class Host:
     lost_generation: str = ""
     recovering_since: float | None = None
     log_lines: list[str] = field(default_factory=list)
+    assignment: "Start | None" = None
+    """What a warm host was made; a process of it that Ray starts anew is told again."""
 
     @property
     def reachable(self) -> bool:
@@ -97,6 +101,8 @@ class Start:
     ray_id: str
     gpu_fraction: float
     config_json: str
+    warm: bool = False
+    """The host runs already and is assigned."""
 
 
 @dataclass
@@ -115,6 +121,7 @@ class Fleet:
     def start(self, start: Start) -> None:
         """Begin to start a host; it counts as placed from now on."""
         host = self._add(start.placed)
+        host.assignment = start if start.warm else None
         self.metrics.placements.inc()
         self._spawn(host, self._start(host, start))
 
@@ -170,9 +177,19 @@ class Fleet:
             held.cancel()
         self._tasks[host_id] = asyncio.create_task(work, name=f"host-{host_id}")
 
+    async def refresh(self, host: Host) -> None:
+        """Ask a host how its versions are now, rather than within RECHECK_S.
+
+        Raises:
+            ClusterUnreachable, HostGone, HostRefused.
+        """
+        if host.state == "ready" and host.reachable:
+            await self._ask(host)
+
     async def _start(self, host: Host, start: Start) -> None:
         try:
-            await self.cluster.start(start.placed, start.ray_id, start.gpu_fraction, start.config_json)
+            if not start.warm:
+                await self.cluster.start(start.placed, start.ray_id, start.gpu_fraction, start.config_json)
         except NotLeading:
             await self._remove(host)  # no fault of the version's
         except (ClusterUnreachable, HostGone) as error:
@@ -198,11 +215,20 @@ class Fleet:
     async def _ask(self, host: Host) -> None:
         """Ask the host who it is; one that is being restarted answers when it is back."""
         answer = await self.cluster.call(host.placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
+        if not answer["address"]:
+            answer = await self._assigned(host)
         identity = Identity.model_validate(answer)
         if host.reachable and host.identity is not None and identity.generation != host.identity.generation:
             await self._crashed(host, "its process died", given_up=False)
         if host.placed.host_id in self.hosts:
             self._observe(host, identity)
+
+    async def _assigned(self, host: Host) -> dict[str, Any]:
+        """Make a host of no tenant what it is to be: a warm one that was taken, at first or started anew by Ray."""
+        start = host.assignment
+        if start is None:
+            raise HostGone("Ray started a warm host anew, and what it was is not known any more")
+        return await self.cluster.assign(start.placed, start.ray_id, start.gpu_fraction, start.config_json)
 
     async def _watch(self, host: Host) -> None:
         """Until the process of a ready host dies, or it says that it is not ready any more."""
@@ -239,7 +265,9 @@ class Fleet:
         if host.lost_at is not None and host.lost_generation != identity.generation:
             host.recovering_since, host.lost_at = host.lost_at, None
         version = next((v for v in identity.versions if v.version == host.placed.version), None)
-        if version is None or version.state == "draining":
+        if host.placed.purpose == "pool":
+            host.state, host.reason = "ready", ""  # for what its versions are, see `pools`
+        elif version is None or version.state == "draining":
             host.state, host.reason = "loading", ""
         else:
             host.state, host.reason = version.state, version.reason
@@ -265,9 +293,10 @@ class Fleet:
         self.on_change(host)
         lasted = host.ready_at is not None and now - host.ready_at >= LASTING_S
         self._crashes[host.key] = 1 if lasted else self._crashes[host.key] + 1
-        if self._crashes[host.key] >= CRASHES:
+        most = POOL_CRASHES if host.placed.purpose == "pool" else CRASHES
+        if self._crashes[host.key] >= most:
             del self._crashes[host.key]
-            host.reason = f"its host died {CRASHES} times in a row, within a minute of being ready; last: {reason}"
+            host.reason = f"its host died {most} times in a row, within a minute of being ready; last: {reason}"
             await self._fail(host)
         elif given_up:
             await self._remove(host)
@@ -285,8 +314,8 @@ class Fleet:
             await asyncio.sleep(LEAVE_GRACE_S)
             with contextlib.suppress(ClusterUnreachable, HostGone, HostRefused):
                 placed = host.placed
-                arguments = (placed.model, placed.version)
-                await self.cluster.call(placed.host_id, "unload", *arguments, timeout_s=UNLOAD_TIMEOUT_S, retries=0)
+                arguments = ("unload", placed.model, placed.version) if placed.purpose == "replica" else ("stop",)
+                await self.cluster.call(placed.host_id, *arguments, timeout_s=UNLOAD_TIMEOUT_S, retries=0)
         await self._remove(host)
 
     async def _remove(self, host: Host) -> None:

@@ -9,13 +9,14 @@ from moorage_scheduler.reports import replica_status
 
 def placements(reconciler: Reconciler) -> dict[str, Any]:
     """`{"nodes": [{name, gpu_model, cpu_milli_free, memory_mib_free, devices: [{device, milli_free, replicas}], ...}],
-    "queued": [{tenant, model, version, reasons}]}`."""
+    "queued": [{tenant, model, version, reasons}], "warm": [host ids of empty hosts that can be taken]}`."""
     return {
         "nodes": [_node(node, reconciler) for node in reconciler.state().nodes],
         "queued": [
             {"tenant": tenant, "model": model, "version": version, "reasons": reasons}
             for (tenant, model, version), reasons in reconciler.queued.items()
         ],
+        "warm": [host_id for host_id, host in reconciler.warm.hosts.items() if host.ready],
     }
 
 

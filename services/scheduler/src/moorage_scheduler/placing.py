@@ -1,24 +1,30 @@
-"""A decision made real: the host is in the account from the decision on, then Ray is asked to start it."""
+"""A decision made real: the host is in the account from the decision on, then Ray is asked to start it, or a warm host
+of the node is made it."""
 
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
-from moorage_common.contracts.desired import DesiredVersion, LoadSpec
+from moorage_common.contracts.desired import DesiredVersion, LoadSpec, Resources
 from moorage_scheduler.cluster import Placed
 from moorage_scheduler.hosts import Fleet, Start, VersionKey
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.state import DEVICE_MILLI, Ask
+from moorage_scheduler.pools import POOL_MODEL, pool_host_id
 from moorage_scheduler.serve_apps import at_host
+from moorage_scheduler.warm import Warm
 
 log = structlog.get_logger()
 
-Configure = Callable[[str, str, list[LoadSpec]], str]
-"""Host id, tenant and versions to load -> the JSON of a host's configuration."""
+
+class Configure(Protocol):
+    """Makes the JSON of a host's configuration."""
+
+    def __call__(self, host_id: str, tenant: str, loads: list[LoadSpec], *, pool_memory_mib: int = 0) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class Placing:
     fleet: Fleet
     nodes: Nodes
     configure: Configure
+    warm: Warm
+    pool_memory_mib: int
 
     def start(self, key: VersionKey, version: DesiredVersion, place: Place, *, moved_from: str = "") -> str:
         """Start a host of `version` at `place`; its id.
@@ -37,7 +45,8 @@ class Placing:
         """
         tenant, model, number = key
         ask = Ask(tenant, model, number, at_host(version.load.format, version.resources))
-        host_id = f"{tenant}.{model}.{number}.{secrets.token_hex(3)}"
+        taken = self.warm.take(place.node)
+        host_id = taken or f"{tenant}.{model}.{number}.{secrets.token_hex(3)}"
         node = self.nodes.named(place.node)
         placed = Placed(
             host_id=host_id,
@@ -54,6 +63,29 @@ class Placing:
             format=version.load.format,
         )
         config = self.configure(host_id, tenant, [version.load])
-        log.info("placing", host_id=host_id, node=place.node, devices=place.devices, moved_from=moved_from)
-        self.fleet.start(Start(placed, node.ray_id, ask.device_milli() / DEVICE_MILLI, config))
+        where = {"node": place.node, "devices": place.devices}
+        log.info("placing", host_id=host_id, model=model, version=number, moved_from=moved_from, **where)
+        self.fleet.start(Start(placed, node.ray_id, ask.device_milli() / DEVICE_MILLI, config, warm=taken is not None))
         return host_id
+
+    def start_pool(self, tenant: str, number: int, asked: Resources, place: Place) -> None:
+        """Start a host of a tenant's pool; it is told its versions once it is there."""
+        taken = self.warm.take(place.node)
+        node = self.nodes.named(place.node)
+        placed = Placed(
+            host_id=taken or pool_host_id(tenant, number),
+            tenant=tenant,
+            model=POOL_MODEL,
+            version=number,
+            purpose="pool",
+            node=place.node,
+            node_id=node.ray_id,
+            devices=[],
+            asked=asked.model_dump(mode="json"),
+            started_at=time.time(),
+        )
+        # Its versions are no part of this: what Ray keeps of a long argument dies with this process, and the host is
+        # to outlive it.
+        config = self.configure(placed.host_id, tenant, [], pool_memory_mib=self.pool_memory_mib)
+        log.info("placing a pool", host_id=placed.host_id, tenant=tenant, pool=number, node=place.node)
+        self.fleet.start(Start(placed, node.ray_id, 0.0, config, warm=taken is not None))

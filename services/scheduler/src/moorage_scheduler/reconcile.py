@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import structlog
 from pydantic import ValidationError
 
-from moorage_common.contracts.desired import Desired, DesiredVersion
+from moorage_common.contracts.desired import Desired, DesiredVersion, Resources
+from moorage_common.contracts.tensors import DATA_FORMATS
 from moorage_common.contracts.versioned import Versioned
 from moorage_scheduler.changes import Running, compare, makes_room
 from moorage_scheduler.cluster import ClusterUnreachable, NotLeading
+from moorage_scheduler.grouping import is_pooled
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.journal import Journal
 from moorage_scheduler.nodes import Nodes
@@ -20,10 +22,12 @@ from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.placing import Placing
+from moorage_scheduler.pools import POOL_MODEL, Pools
 from moorage_scheduler.reporting import Reporting
 from moorage_scheduler.serve_apps import at_host, without_room
 from moorage_scheduler.targets import Targets
 from moorage_scheduler.validations import Validations
+from moorage_scheduler.warm import Warm
 
 log = structlog.get_logger()
 
@@ -40,6 +44,8 @@ class Reconciler:
     nodes: Nodes
     targets: Targets
     placing: Placing
+    pools: Pools
+    warm: Warm
     validations: Validations
     reporting: Reporting
     changed: asyncio.Event
@@ -65,6 +71,8 @@ class Reconciler:
         for placed in await self.fleet.cluster.running():
             if placed.purpose == "validation":
                 self.validations.adopt(placed)
+            elif placed.purpose == "warm":
+                self.warm.adopt(placed)
             else:
                 self.fleet.adopt(placed)
 
@@ -125,17 +133,46 @@ class Reconciler:
         self._forget_what_is_not(wanted)
         for key in sorted(by_version.keys() - wanted.keys()):
             self._retire(host.placed.host_id for host in by_version[key])
+        pooled = {key: version for key, version in wanted.items() if self._in_pool(key, version, by_version[key])}
         # What callers wait for comes first; otherwise the order is fixed.
         for key, version in sorted(wanted.items(), key=lambda one: not self.targets.loads.is_waited_for(one[0], now)):
-            self._bring(key, version, by_version[key], now)
+            if not is_pooled(version):
+                self._bring(key, version, by_version[key], now)
+        self.queued |= self.pools.step(pooled, now)
+        for key in pooled:
+            if is_pooled(wanted[key]) and by_version[key] and self.pools.ready(key):
+                self._retire(host.placed.host_id for host in by_version[key])
+        self._keep_warm()
         self.validations.want(self.desired.values())
         self.reporting.publish(self.desired.values(), self.queued, self.state())
 
     def _by_version(self) -> defaultdict[VersionKey, list[Host]]:
         found: defaultdict[VersionKey, list[Host]] = defaultdict(list)
         for host in self.fleet.hosts.values():
-            found[host.key].append(host)
+            if host.placed.purpose == "replica":
+                found[host.key].append(host)
         return found
+
+    def _in_pool(self, key: VersionKey, version: DesiredVersion, hosts: Iterable[Host]) -> bool:
+        """Whether a pool holds the version: it is to, or it did and nothing else answers for it yet."""
+        if is_pooled(version):
+            return True
+        return self.pools.holds(key) and not any(host.state == "ready" and host.reachable for host in hosts)
+
+    def start_pool(self, tenant: str, number: int, asked: Resources) -> str | None:
+        """Place and start a host of a pool; the reason when it has to wait."""
+        decision = place(self.state(), Ask(tenant, POOL_MODEL, number, asked))
+        if not isinstance(decision, Place):
+            return decision.reason
+        self.placing.start_pool(tenant, number, asked, decision)
+        return None
+
+    def _keep_warm(self) -> None:
+        free = {node.size.name: node.free_mem_mib for node in self.state().nodes}
+        starting = ("starting", "loading")
+        busy = {host.placed.node for host in self.fleet.hosts.values() if host.state in starting}
+        formats = sorted({v.load.format for entry in self.desired.values() for v in entry.versions} & DATA_FORMATS)
+        self.warm.step(self.nodes.live, free, busy, formats)
 
     def _forget_what_is_not(self, wanted: Mapping[VersionKey, DesiredVersion]) -> None:
         """A failed version is tried again when something else is desired of it."""

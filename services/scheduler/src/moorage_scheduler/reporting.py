@@ -1,12 +1,14 @@
 """Every deployment's status and the gauges, written after each step."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from moorage_common.contracts.desired import Desired
-from moorage_scheduler.hosts import Fleet, VersionKey
+from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.state import ClusterState
+from moorage_scheduler.pools import Pools
 from moorage_scheduler.reports import Reports, status
 from moorage_scheduler.validations import Validations
 
@@ -19,17 +21,24 @@ class Reporting:
     validations: Validations
     reports: Reports
     metrics: SchedulerMetrics
+    pools: Pools
 
     def publish(self, desired: Iterable[Desired], queued: Mapping[VersionKey, list[str]], state: ClusterState) -> None:
         """Write what changed."""
         deployments = {(entry.tenant, entry.model) for entry in desired}
-        deployments |= {(host.placed.tenant, host.placed.model) for host in self.fleet.hosts.values()}
+        hosts: dict[tuple[str, str], list[Host]] = defaultdict(list)
+        for host in self.fleet.hosts.values():
+            if host.placed.purpose == "replica":
+                hosts[host.key[:2]].append(host)
+        deployments |= hosts.keys()
+        pooled = self.pools.statuses()
         for deployment in deployments:
             self.reports.status_changed(
                 status(
                     self.reports.cluster,
                     deployment,
-                    hosts=[h for h in self.fleet.hosts.values() if h.key[:2] == deployment],
+                    hosts=hosts[deployment],
+                    pooled=pooled.get(deployment, ()),
                     queued={key: reasons for key, reasons in queued.items() if key[:2] == deployment},
                     failures={key: held for key, held in self.fleet.failures.items() if key[:2] == deployment},
                     validations=self.validations.of(deployment),

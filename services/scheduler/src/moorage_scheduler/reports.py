@@ -91,6 +91,10 @@ def endpoint(cluster: str, host: Host) -> Endpoint | None:
     if host.identity is None or not host.reachable:
         return None
     versions = host.identity.versions
+    if host.placed.purpose == "pool":  # hundreds: those that can be used, and no texts
+        versions = [
+            HeldVersion(model=v.model, version=v.version, state=v.state) for v in versions if v.state != "failed"
+        ]
     if host.state in ("stopping", "failed"):
         versions = [HeldVersion(model=v.model, version=v.version, state="draining") for v in versions]
     return Endpoint(
@@ -126,6 +130,7 @@ def status(
     deployment: tuple[str, str],
     *,
     hosts: Iterable[Host],
+    pooled: Iterable[ReplicaStatus] = (),
     queued: Mapping[VersionKey, list[str]],
     failures: Mapping[VersionKey, Failure],
     validations: list[ValidationResult],
@@ -133,6 +138,7 @@ def status(
     """How a deployment stands.
 
     Args:
+        pooled: the replicas that it has in pools.
         queued: for each version, a reason for each replica that fits nowhere now.
     """
     tenant, model = deployment
@@ -141,6 +147,7 @@ def status(
     for host in hosts:
         replicas.append(replica_status(host))
         lines += host.log_lines
+    replicas += pooled
     for (_tenant, _model, version), reasons in sorted(queued.items()):
         for number, reason in enumerate(reasons):
             host_id = f"{tenant}.{model}.{version}.queued-{number}"

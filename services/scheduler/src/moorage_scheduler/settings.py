@@ -25,3 +25,13 @@ class Settings(ServiceSettings):
         ge=0,
         description="Seconds that replicas of a node which Ray lost keep waiting for it before they start elsewhere.",
     )
+    pool_memory_mib: int = Field(
+        default=256, ge=16, description="Memory that the models of one pooled host may take; the longest unused leave."
+    )
+    pool_versions: int = Field(default=1000, ge=1, le=4000, description="The most versions that one pool holds.")
+    pool_cpu_milli: int = Field(default=50, ge=10, description="Processor time that a pooled host is counted with.")
+    warm_least: int = Field(
+        default=1, ge=0, description="Empty hosts that each node keeps ready, however few replicas start."
+    )
+    warm_most: int = Field(default=8, ge=0, description="The most of them a node keeps, however many replicas start.")
+    warm_memory_mib: int = Field(default=400, ge=64, description="Memory that an empty host is counted with.")

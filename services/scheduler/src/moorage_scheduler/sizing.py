@@ -1,0 +1,43 @@
+"""How many warm hosts to keep. Pure.
+
+Enough for the starts that came within one start-up time of a host, at the worst moment of the last ten minutes: for so
+long a warm host that was taken is not replaced.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LOOK_BACK_S = 600.0
+
+
+@dataclass(frozen=True)
+class WarmSize:
+    """Bounds a node, and what one takes of its memory."""
+
+    least: int = 1
+    most: int = 8
+    memory_mib: int = 400
+
+
+def wanted_warm(starts: Sequence[float], startup_s: float, now: float, nodes: int, size: WarmSize) -> int:
+    """Warm hosts for each of `nodes`.
+
+    Args:
+        starts: when replicas were started, in order; on the clock of `now`, seconds.
+        startup_s: how long a warm host takes to become one.
+    """
+    lately = [at for at in starts if now - at <= LOOK_BACK_S]
+    peak = max((_within(lately, first, startup_s) for first in range(len(lately))), default=0)
+    return min(size.most, max(size.least, -(-peak // max(1, nodes))))
+
+
+def fitting(wanted: int, free_mib: int, size: WarmSize) -> int:
+    """As many of `wanted` as a node with `free_mib` beside its replicas has room for."""
+    return max(0, min(wanted, free_mib // size.memory_mib))
+
+
+def _within(times: Sequence[float], first: int, span_s: float) -> int:
+    last = first
+    while last < len(times) and times[last] - times[first] <= span_s:
+        last += 1
+    return last - first
