@@ -33,6 +33,7 @@ RELEASES = {
     "gpu workers": {
         "ray.workerGroups.gpu.replicas": "2",
         "router.replicas": "3",
+        "scheduler.replicas": "2",
         "publicUrl": "https://models.example",
     },
     "no network policies": {"networkPolicy.enabled": "false"},
@@ -224,6 +225,18 @@ def test_the_seed_makes_an_administrators_key(default_objects: tuple[Object, ...
     secret = next(found for found in default_objects if found["kind"] == "Secret")
     seed = base64.b64decode(secret["data"]["bootstrap-seed"]).decode()
     assert api_keys.parse(bootstrap_key.key_of(seed)) is not None
+
+
+def test_schedulers_stand_by_for_each_other_and_are_replaced_without_a_gap(helm: str, chart: Path) -> None:
+    for release, count in (("default", 1), ("gpu workers", 2)):
+        (found,) = (
+            f
+            for f in render(helm, chart, release)
+            if f["metadata"]["name"] == "moorage-scheduler" and f["kind"] == "Deployment"
+        )
+        assert found["spec"]["replicas"] == count
+        assert found["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+        assert found["spec"]["template"]["spec"]["topologySpreadConstraints"]
 
 
 def test_external_stores_replace_the_bundled_ones(helm: str, chart: Path) -> None:

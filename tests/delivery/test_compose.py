@@ -30,8 +30,11 @@ def environment(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return dict(line.split("=", 1) for line in path.read_text().splitlines())
 
 
-def parse(compose: list[str], root: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [*compose, "--project-directory", str(root), "--env-file", "/dev/null", "config", "--format", "json"]
+def parse(
+    compose: list[str], root: Path, environment: dict[str, str], *options: str
+) -> subprocess.CompletedProcess[str]:
+    place = ["--project-directory", str(root), "--env-file", "/dev/null"]
+    command = [*compose, *place, *options, "config", "--format", "json"]
     variables = {"PATH": os.environ["PATH"], "HOME": str(root), **environment}
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
 
@@ -95,6 +98,17 @@ def test_a_service_gets_every_setting_it_requires_and_none_it_does_not_know(
     by_image = set(re.findall(r"(MOORAGE_[A-Z_]+)=", stage))
     assert given <= settings_of.known
     assert settings_of.required <= given | by_image
+
+
+def test_a_second_scheduler_stands_by_on_ports_of_its_own_where_it_is_asked_for(
+    compose: list[str], root: Path, environment: dict[str, str], project: Compose
+) -> None:
+    assert "scheduler-standby" not in project["services"]
+    both = json.loads(parse(compose, root, environment, "--profile", "standby").stdout)["services"]
+    one, other = (both[name]["environment"] for name in ("scheduler", "scheduler-standby"))
+    assert {name for name in one if one[name] != other[name]} == {"MOORAGE_PORT", "MOORAGE_OPS_PORT"}
+    assert one.keys() == other.keys()
+    assert both["scheduler-standby"]["restart"] == "unless-stopped"
 
 
 def test_prometheus_scrapes_every_service(root: Path, project: Compose) -> None:

@@ -1,5 +1,6 @@
 """Pictures: the same data gives the same text, to the character, and no name escapes from it."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_colours_show_edges_to_an_eighth_of_a_cell() -> None:
     first, second = terminal.colour_of(one), terminal.colour_of(two)
     assert first != second
     assert terminal.bar([one, two], Style(width=4, colour=True)) == (
-        f"\x1b[0;38;5;{first}m█\x1b[0;38;5;{first};48;5;{second}m▎\x1b[0;38;5;245m·\x1b[0;38;5;245m·\x1b[0m"
+        f"\x1b[0;38;5;{first}m█\x1b[0;38;5;{first};48;5;{second}m▎\x1b[0;38;5;245m··\x1b[0m"
     )
 
 
@@ -106,7 +107,7 @@ def test_a_bar_is_as_wide_as_it_was_asked_to_be(shares: list[int], width: int) -
     seats = [seat(number, milli, 0) for number, milli in enumerate(shares)]
     assert len(terminal.bar(seats, Style(width=width))) == width
     coloured = terminal.bar(seats, Style(width=width, colour=True))
-    assert coloured.count("m") == width + 1
+    assert len(re.sub(r"\x1b\[[0-9;]*m", "", coloured)) == width
 
 
 HOSTILE = "\x1b[2J</title><script>alert(1)</script>&\"'\u202e\x00"

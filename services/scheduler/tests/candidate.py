@@ -1,6 +1,6 @@
 """A process that stands for the lease and, once it leads, writes as fast as it may: `candidate.py URL NAME LEASE_S`.
 
-Says `leading <fencing>` and ends with 1 when it has lost the lease, as a scheduler does.
+Says `standing`, `leading <fencing>`, and ends with 1 when it has lost the lease, as a scheduler does.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ async def run(url: str, name: str, lease_s: float) -> int:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
 
     async def work() -> None:
+        await bus.wait()
+        print("standing", flush=True)
         await leadership.acquire()
         await leadership.rise_above(await publisher.found_epoch())
         publisher.lead(leadership.fencing)

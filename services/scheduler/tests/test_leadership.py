@@ -126,7 +126,7 @@ async def test_of_two_candidates_one_leads_and_the_other_takes_over_when_it_is_k
     one, two = election.start("one", LEASE_S), election.start("two", LEASE_S)
     leader = await election.leader_of(one, two)
     other = two if leader is one else one
-    await until(lambda: election.last_by() == leader.name, "writes of the leader")
+    await until(lambda: election.last_by() == leader.name and other.said, "writes of the leader, and a standby")
     assert other.fencing is None
     leader.signal(signal.SIGKILL)
     killed_at = time.monotonic()
@@ -144,7 +144,7 @@ async def test_a_leader_told_to_end_gives_the_lease_back_and_the_other_leads_wit
     leader = election.start("one", 5.0)
     await until(lambda: leader.fencing, "leader")
     other = election.start("two", 5.0)
-    await until(lambda: election.taken, "writes")
+    await until(lambda: election.taken and other.said, "writes, and a standby")
     leader.signal(signal.SIGTERM)
     assert await asyncio.to_thread(leader.process.wait, 10) == 0
     took_s = await until(lambda: other.fencing, "takeover")

@@ -4,11 +4,14 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from moorage_common.bus import Bus
 from moorage_common.contracts.answers import Explanation, Nodes
@@ -33,6 +36,7 @@ from moorage_scheduler.questions import TAKEN_S, Packed
 from moorage_scheduler.replay import replay
 from moorage_scheduler.settings import Settings
 from moorage_scheduler.views import nodes_view, seen_by
+from moorage_sdk.cli.app import app
 
 SECRET = "rival"
 SIZES = [NodeSize("a", 2, 4000, 8192, "T4", 16384), NodeSize("b", 1, 4000, 8192, "H100", 81920)]
@@ -198,6 +202,26 @@ def test_what_would_be_decided_on_an_ask_of_ones_own() -> None:
     for other in ({}, {"format": 2}, {"format": 1}):
         with pytest.raises(ValueError, match="recorded state"):
             replay(other)
+
+
+def test_the_command_replays_a_file_without_a_platform(tmp_path: Path) -> None:
+    journal, state = Journal(), cluster_of()
+    decided(journal, state, "r", ask(500))
+    (tmp_path / "state.json").write_text(json.dumps(journal.recorded(state)))
+
+    def run(*more: str) -> Result:
+        return CliRunner().invoke(app, ["scheduler", "replay", str(tmp_path / "state.json"), *more])
+
+    shown = run("--ask", '{"gpu_milli": 600}').stdout.splitlines()
+    assert shown[1].split("\t")[2:] == ["place a GPU 0 (500)", "place a GPU 0 (500)", "True"]
+    assert shown[3].split("\t")[1] == "place a GPU 1 (600)"
+    assert json.loads(run("--json").stdout)["decisions"][0]["same"]
+    wrong = journal.recorded(state)
+    wrong["decisions"][0]["decision"]["node"] = "b"
+    (tmp_path / "state.json").write_text(json.dumps(wrong))
+    assert "1 of 1 decisions came out otherwise" in str(run().exception)
+    (tmp_path / "state.json").write_text("{}")
+    assert "is no recorded state" in str(run().exception)
 
 
 # over the bus, without Ray: the scheduler's own wiring around an account made by hand

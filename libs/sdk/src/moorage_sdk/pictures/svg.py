@@ -18,7 +18,7 @@ _LETTER = 6.2
 _STYLE = (
     "text{font:11px ui-monospace,Menlo,Consolas,monospace;fill:#1f2430}"
     ".t{font-size:13px;font-weight:600}.s{fill:#5c6370}.d{fill:#f3f4f6;stroke:#c7cbd1}"
-    ".m{stroke:#111;stroke-width:2}.n{fill:#fff;pointer-events:none}.x{fill:#b42318}"
+    ".r{stroke:#fff;stroke-width:1}.m{stroke:#111;stroke-width:2}.n{fill:#fff;pointer-events:none}.x{fill:#b42318}"
 )
 
 
@@ -126,10 +126,10 @@ def _seat(seat: Seat, x: int, y: int, width: int, is_marked: bool) -> list[str]:
     state = f", {seat.state}" if seat.state not in (None, "ready") else ""
     who = f" ({plain(seat.host_id)}){state}" if seat.host_id else ""
     told = escape(f"{named(seat)}: {fraction(seat.gpu_milli)}{who}")
-    mark = ' class="m"' if is_marked else ""
+    kind = "m" if is_marked else "r"
     at = f'x="{x}" y="{y}" width="{width}" height="{_HEIGHT}"'
     shown = plain(seat.model or "others", max(1, int((width - 6) / _LETTER)))
-    parts = [f"<rect{mark} {at} fill={quoteattr(fill_of(seat))}><title>{told}</title></rect>"]
+    parts = [f'<rect class="{kind}" {at} fill={quoteattr(fill_of(seat))}><title>{told}</title></rect>']
     if width > 4 * _LETTER:
         parts.append(_text(x + 3, y + 15, shown, "n"))
     return parts

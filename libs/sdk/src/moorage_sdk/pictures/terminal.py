@@ -85,19 +85,24 @@ def _coloured(seats: Sequence[Seat], width: int) -> str:
     for seat in seats:
         total += seat.gpu_milli
         edges.append((min(width * 8, round(total * width * 8 / DEVICE_MILLI)), colour_of(seat)))
-    return "".join(_cell(cell * 8, edges) for cell in range(width)) + _RESET
+    text, last = "", ""
+    for cell in range(width):
+        colours, letter = _cell(cell * 8, edges)
+        text += letter if colours == last else f"\x1b[0;{colours}m{letter}"
+        last = colours
+    return text + _RESET
 
 
-def _cell(start: int, edges: Sequence[tuple[int, int]]) -> str:
-    """The cell of eighths from `start` on: the first colour in it up to its edge, over what comes next."""
+def _cell(start: int, edges: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    """Colours and letter of the eighths from `start` on: the first colour there up to its edge, over what comes next."""
     here = [(edge, colour) for edge, colour in edges if edge > start]
     if not here:
-        return f"\x1b[0;38;5;{_GREY}m{_FREE}"
+        return f"38;5;{_GREY}", _FREE
     edge, colour = here[0]
     if edge >= start + 8:
-        return f"\x1b[0;38;5;{colour}m█"
+        return f"38;5;{colour}", "█"
     behind = f"48;5;{here[1][1]}" if len(here) > 1 else "49"
-    return f"\x1b[0;38;5;{colour};{behind}m{_EIGHTHS[edge - start]}"
+    return f"38;5;{colour};{behind}", _EIGHTHS[edge - start]
 
 
 def colour_of(seat: Seat) -> int:
