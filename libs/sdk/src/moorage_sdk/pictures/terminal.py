@@ -94,7 +94,7 @@ def _coloured(seats: Sequence[Seat], width: int) -> str:
 
 
 def _cell(start: int, edges: Sequence[tuple[int, int]]) -> tuple[str, str]:
-    """Colours and letter of the eighths from `start` on: the first colour there up to its edge, over what comes next."""
+    """Colours and letter of the eighths from `start` on: the first colour up to its edge, over what comes next."""
     here = [(edge, colour) for edge, colour in edges if edge > start]
     if not here:
         return f"38;5;{_GREY}", _FREE
