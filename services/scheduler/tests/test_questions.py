@@ -35,7 +35,7 @@ from moorage_scheduler.placement.state import Ask, ClusterState, Held, NodeSize
 from moorage_scheduler.questions import TAKEN_S, Packed
 from moorage_scheduler.replay import replay
 from moorage_scheduler.settings import Settings
-from moorage_scheduler.views import nodes_view, seen_by
+from moorage_scheduler.views import Snapshot, nodes_view, seen_by
 from moorage_sdk.cli.app import app
 
 SECRET = "rival"
@@ -64,7 +64,7 @@ def test_a_tenant_sees_its_own_replicas_and_one_sum_of_all_others() -> None:
         more=Held(ask(100, "secret2", SECRET), "a", (0,)),
         plain=Held(ask(0, "secret3", SECRET), "a", ()),
     )
-    whole = nodes_view(state, {"mine": "ready"}, [])
+    whole = nodes_view(Snapshot.of(state), {"mine": "ready"}, [])
     (device, _) = whole.nodes[0].devices
     assert [(seat.host_id, seat.gpu_milli, seat.state) for seat in device.seats] == [
         ("mine", 300, "ready"),

@@ -7,7 +7,7 @@ are too old to be kept.
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,10 +84,9 @@ class Seen:
         return cls(state.sizes, tuple(sorted(state.closed_names)), dict(state.held), state.typical)
 
     def changes_to(self, later: "Seen") -> Changes:
-        gone = tuple(r for r, held in self.held.items() if r not in later.held or later.held[r] != held)
         return Changes(
-            added={r: held for r, held in later.held.items() if r not in self.held or self.held[r] != held},
-            removed=gone,
+            added={r: held for r, held in later.held.items() if not _same(held, self.held.get(r))},
+            removed=tuple(r for r, held in self.held.items() if not _same(held, later.held.get(r))),
             nodes=later.nodes if later.nodes != self.nodes else None,
             closed=later.closed if later.closed != self.closed else None,
             typical=later.typical if later.typical != self.typical else None,
@@ -110,6 +109,11 @@ class Seen:
             "asked": {"classes": [], "since": 0},
             "typical": list(self.typical.classes),
         }
+
+
+def _same(one: Held, other: Held | None) -> bool:
+    """Asked of every replica at every decision: identity first, which is what it nearly always is."""
+    return one is other or one == other
 
 
 @dataclass
@@ -157,14 +161,26 @@ class Journal:
     def forget(self, replica: str) -> None:
         self._whys.pop(replica, None)
 
-    def recorded(self, state: ClusterState) -> dict[str, Any]:
-        """For `moorage scheduler replay`: the base, the decisions on it, and `state` as it is now."""
-        return {
+    def recording(self, state: ClusterState) -> Callable[[], dict[str, Any]]:
+        """For `moorage scheduler replay`: the base, the decisions on it, and `state` as it is now.
+
+        What is recorded is copied; the function that makes JSON of it may run beside what changes it.
+        """
+        base, entries, now = (
+            dataclasses.replace(self._base, held=dict(self._base.held)),
+            [*self.entries],
+            Seen.of(state),
+        )
+        return lambda: {
             "format": FORMAT,
-            "base": self._base.recorded(),
-            "decisions": [entry.recorded() for entry in self.entries],
-            "state": state.recorded(),
+            "base": base.recorded(),
+            "decisions": [entry.recorded() for entry in entries],
+            "state": now.recorded(),
         }
+
+    def recorded(self, state: ClusterState) -> dict[str, Any]:
+        """As `recording`, made at once."""
+        return self.recording(state)()
 
 
 def why(state: ClusterState, ask: Ask, place: Place) -> str:
@@ -174,6 +190,7 @@ def why(state: ClusterState, ask: Ask, place: Place) -> str:
     asked = ask.device_milli(next(size for size in state.sizes if size.name == place.node))
     trimmed = f"; it got {place.gpu_milli} of {asked} milli, as much as is free" if 0 < place.gpu_milli < asked else ""
     if fit <= 1:
-        return f"the only one of {len(state.sizes)} nodes that could take it{trimmed}"
+        which = "node there is" if len(state.sizes) == 1 else f"one of {len(state.sizes)} nodes that could take it"
+        return f"the only {which}{trimmed}"
     better = "leaves most GPU usable for what is usually asked" if place.devices else "fits best"
     return f"of {len(state.sizes)} nodes {fit} could take it; this one {better}{trimmed}"

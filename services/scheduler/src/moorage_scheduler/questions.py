@@ -5,7 +5,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from moorage_common.bus import BUS_ERRORS, Bus
-from moorage_common.contracts.answers import Nodes, Waiting
+from moorage_common.contracts.answers import Waiting
 from moorage_common.contracts.cluster import SchedulerAnswer, SchedulerAsk, packed_parts
 from moorage_common.contracts.names import scheduler_subject
 from moorage_scheduler.explaining import Placed, Standing, ask_for, explanation
@@ -22,11 +22,13 @@ from moorage_scheduler.hosts import VersionKey
 from moorage_scheduler.limits import LimitsBoard
 from moorage_scheduler.reconcile import Reconciler
 from moorage_scheduler.share_views import shares_view
-from moorage_scheduler.views import granted_milli, nodes_view, seen_by
+from moorage_scheduler.views import Snapshot, granted_milli, nodes_view, seen_by
 
 log = structlog.get_logger()
 
 Json = dict[str, Any]
+Make = Callable[[], Json | str]
+"""Makes an answer, or a sentence why there is none."""
 
 PLAIN_BYTES = 256 * 1024
 """Longer answers are packed."""
@@ -98,33 +100,43 @@ class Questions:
         """The answer, packed where it is long."""
         if ask.take:
             return self._packed.part(ask.take, ask.part)
-        found = self._found(ask)
+        make = self._making(ask)
+        return await asyncio.to_thread(self._made, make)
+
+    def _made(self, make: Make) -> SchedulerAnswer:
+        """Off the event loop: for a large cluster it takes a second."""
+        found = make()
         if isinstance(found, str):
             return SchedulerAnswer(error=found)
-        return await asyncio.to_thread(self._sized, found)
-
-    def _sized(self, found: Json) -> SchedulerAnswer:
         if len(json.dumps(found)) <= PLAIN_BYTES:
             return SchedulerAnswer(answer=found)
         return self._packed.keep(packed_parts(found, PART_BYTES))
 
-    def _found(self, ask: SchedulerAsk) -> Json | str:
-        """The answer, or a sentence why there is none."""
-        if ask.what == "explain":
-            return self._explain(ask)
-        if ask.what == "nodes":
-            nodes = self._nodes()
-            return (seen_by(nodes, ask.tenant) if ask.tenant else nodes).model_dump(mode="json")
-        if ask.what == "shares":
-            return self._shares(ask)
-        if ask.what == "state":
-            return self.reconciler.journal.recorded(self.reconciler.state())
-        return f"this scheduler does not answer {ask.what}"
+    def _making(self, ask: SchedulerAsk) -> Make:
+        """Look at what there is now; what is returned makes the answer of it and may run beside its changes."""
+        match ask.what:
+            case "nodes":
+                return self._nodes(ask.tenant)
+            case "explain":
+                return _at_once(self._explain(ask))
+            case "shares":
+                return _at_once(self._shares(ask))
+            case "state":
+                return self.reconciler.journal.recording(self.reconciler.state())
+            case _:
+                return lambda: f"this scheduler does not answer {ask.what}"
 
-    def _nodes(self) -> Nodes:
+    def _nodes(self, tenant: str) -> Make:
         reconciler = self.reconciler
+        snapshot = Snapshot.of(reconciler.state())
         states = {host_id: host.state for host_id, host in reconciler.fleet.hosts.items()}
-        return nodes_view(reconciler.state(), states, _waiting(reconciler.queued))
+        waiting = _waiting(reconciler.queued)
+
+        def make() -> Json:
+            nodes = nodes_view(snapshot, states, waiting)
+            return (seen_by(nodes, tenant) if tenant else nodes).model_dump(mode="json")
+
+        return make
 
     def _shares(self, ask: SchedulerAsk) -> Json:
         reconciler = self.reconciler
@@ -164,7 +176,11 @@ class Questions:
         )
 
 
-def _waiting(queued: dict[VersionKey, Sequence[str]] | dict[VersionKey, list[str]]) -> list[Waiting]:
+def _at_once(found: Json) -> Make:
+    return lambda: found
+
+
+def _waiting(queued: Mapping[VersionKey, Sequence[str]]) -> list[Waiting]:
     return [
         Waiting(tenant=tenant, model=model, version=version, replicas=len(reasons), reason=reasons[0])
         for (tenant, model, version), reasons in sorted(queued.items())

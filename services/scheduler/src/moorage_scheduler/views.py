@@ -2,48 +2,70 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from moorage_common.contracts.answers import DeviceView, Nodes, NodeView, Seat, Waiting
 from moorage_common.contracts.desired import ReplicaState
-from moorage_scheduler.placement.state import ClusterState, Held, Node, NodeSize
+from moorage_scheduler.placement.state import ClusterState, Held, NodeSize
 
 
-def nodes_view(state: ClusterState, states: Mapping[str, ReplicaState], waiting: Iterable[Waiting]) -> Nodes:
+@dataclass(frozen=True)
+class Snapshot:
+    """A state at a moment, copied in no time, so that a view of it can be made beside what changes it.
+
+    The free amounts are lists: of each node, and for devices of each of its devices.
+    """
+
+    sizes: tuple[NodeSize, ...]
+    held: Mapping[str, Held]
+    free_milli: list[list[int]]
+    free_mib: list[list[int]]
+    free_cpu: list[int]
+    free_mem: list[int]
+    closed: list[bool]
+
+    @classmethod
+    def of(cls, state: ClusterState) -> "Snapshot":
+        arrays = (state.free_milli, state.free_mib, state.free_cpu, state.free_mem, state.closed)
+        return cls(state.sizes, dict(state.held), *(array.tolist() for array in arrays))
+
+
+def nodes_view(snapshot: Snapshot, states: Mapping[str, ReplicaState], waiting: Iterable[Waiting]) -> Nodes:
     """All of it.
 
     Args:
         states: of each replica that has one; one that was only just given its place has none.
     """
     by_node: defaultdict[str, list[tuple[str, Held]]] = defaultdict(list)
-    for replica, held in state.held.items():
+    for replica, held in snapshot.held.items():
         by_node[held.node].append((replica, held))
     nodes = [
-        _node(node, [_seat(replica, held, node.size, states.get(replica)) for replica, held in by_node[node.name]])
-        for node in state.nodes
+        _node(snapshot, at, [_seat(replica, held, size, states.get(replica)) for replica, held in by_node[size.name]])
+        for at, size in enumerate(snapshot.sizes)
     ]
     return Nodes(nodes=nodes, waiting=list(waiting))
 
 
-def _node(node: Node, seats: list[Seat]) -> NodeView:
-    size = node.size
+def _node(snapshot: Snapshot, at: int, seats: list[Seat]) -> NodeView:
+    size = snapshot.sizes[at]
     return NodeView(
         name=size.name,
         gpu_model=size.gpu_model,
         labels=dict(size.labels),
-        drained=node.closed,
+        drained=snapshot.closed[at],
         cpu_milli=size.cpu_milli,
-        free_cpu_milli=node.free_cpu_milli,
+        free_cpu_milli=snapshot.free_cpu[at],
         mem_mib=size.mem_mib,
-        free_mem_mib=node.free_mem_mib,
+        free_mem_mib=snapshot.free_mem[at],
         devices=[
             DeviceView(
-                device=device.index,
-                free_milli=device.free_milli,
+                device=device,
+                free_milli=snapshot.free_milli[at][device],
                 mem_mib=size.device_mem_mib or None,
-                free_mib=device.free_mib if size.device_mem_mib else None,
-                seats=[seat for seat in seats if device.index in seat.devices],
+                free_mib=snapshot.free_mib[at][device] if size.device_mem_mib else None,
+                seats=[seat for seat in seats if device in seat.devices],
             )
-            for device in node.devices
+            for device in range(size.devices)
         ],
         seats=[seat for seat in seats if not seat.devices],
     )
