@@ -1,12 +1,13 @@
 """Who runs where, as arrays with a slot a replica: what the search for moves reads at once."""
 
+import zlib
+
 import numpy as np
 import numpy.typing as npt
 
 from moorage_scheduler.placement.asks import Shape
 
-COLUMNS = ("node", "shape", "milli", "mib", "count", "first", "cpu", "mem")
-GROWN_BY = 2
+COLUMNS = ("node", "shape", "milli", "mib", "count", "first", "cpu", "mem", "mark")
 
 
 class Roster:
@@ -14,7 +15,8 @@ class Roster:
 
     Attributes:
         table: int64 (columns, slots); see `COLUMNS`. `milli` and `mib` are per device, `count` the devices taken,
-            `first` the first of them (-1: none).
+            `first` the first of them (-1: none), `mark` a number of the replica's name,
+            which breaks ties alike whatever the history.
         movable: bool (slots,), False where pinned.
         shapes: each shape ever held; `shape` is an index into it.
     """
@@ -26,6 +28,7 @@ class Roster:
         self.slots: dict[str, int] = {}
         self.shapes: list[Shape] = []
         self._numbers: dict[Shape, int] = {}
+        self._ranks: list[npt.NDArray[np.int64]] = []
         self._free: list[int] = []
 
     def column(self, name: str) -> npt.NDArray[np.int64]:
@@ -39,7 +42,15 @@ class Roster:
         if known is None:
             known = self._numbers[shape] = len(self.shapes)
             self.shapes.append(shape)
+            self._ranks.clear()
         return known
+
+    def ranks(self) -> npt.NDArray[np.int64]:
+        """The place of each of `shapes` in an order that does not depend on when it was first held."""
+        if not self._ranks:
+            ordered = sorted(range(len(self.shapes)), key=lambda number: repr(self.shapes[number]))
+            self._ranks.append(np.argsort(np.array(ordered, dtype=np.int64)))
+        return self._ranks[0]
 
     def add(
         self, replica: str, node: int, shape: Shape, taken: tuple[int, int], devices: tuple[int, ...], *, movable: bool
@@ -55,8 +66,8 @@ class Roster:
                 self.table = np.concatenate([self.table, np.full_like(self.table, -1)], axis=1)
                 self.movable = np.concatenate([self.movable, np.zeros_like(self.movable)])
         first = devices[0] if devices else -1
-        number = self.number(shape)
-        self.table[:, slot] = (node, number, *taken, len(devices), first, shape.cpu_milli, shape.mem_mib)
+        number, mark = self.number(shape), zlib.crc32(replica.encode())
+        self.table[:, slot] = (node, number, *taken, len(devices), first, shape.cpu_milli, shape.mem_mib, mark)
         self.movable[slot] = movable
         self.slots[replica] = slot
 

@@ -3,9 +3,10 @@
 Ray holds GPU fractions only; the rest of a node is counted here and rebuilt from what runs.
 """
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,10 +69,11 @@ class Scored:
 
 @dataclass
 class Failures:
-    """Shapes whose repair was looked for in vain, and at how many repairs and departures that was."""
+    """Shapes (and deployments, where they hold replicas already) for which no repair was found, and at how many repairs
+    and departures that was."""
 
     turnover: int = 0
-    failed_at: dict[Shape, int] = field(default_factory=dict)
+    failed_at: dict[tuple[Shape, tuple[str, str]], int] = field(default_factory=dict)
 
 
 class ClusterState:
@@ -85,6 +87,7 @@ class ClusterState:
         device_count: (N,) devices of each node.
         model: (N,) number of the GPU model in `models`.
         closed: (N,) nodes that take nothing.
+        derived: what others keep for this layout of nodes, under a name of theirs.
         changed_at: (N,) the version that last changed a node.
     """
 
@@ -92,7 +95,8 @@ class ClusterState:
         self.version = 0
         self.epoch = 0
         self.held: dict[str, Held] = {}
-        self.siblings: defaultdict[tuple[str, str], dict[str, Held]] = defaultdict(dict)
+        self.siblings: dict[tuple[str, str], Mapping[str, Held]] = {}
+        self.drafted = False
         self.closed_names: frozenset[str] = frozenset()
         self.asked = Asked()
         self.typical = Typical()
@@ -114,7 +118,7 @@ class ClusterState:
             msg = f"replica {replica} has a place already"
             raise ValueError(msg)
         self.held[replica] = held
-        self.siblings[held.ask.deployment][replica] = held
+        self.siblings[held.ask.deployment] = {**self.siblings.get(held.ask.deployment, {}), replica: held}
         self._charge(replica, held)
 
     def remove(self, replica: str) -> None:
@@ -127,6 +131,15 @@ class ClusterState:
         """Give `replica` its place of `held` in exchange for the one it has."""
         self._drop(replica, self._release(replica))
         self.add(replica, held)
+
+    def draft(self) -> "ClusterState":
+        """A copy to try moves on; cheap, and without a roster."""
+        draft = copy.copy(self)
+        for name in ("free_milli", "free_mib", "free_cpu", "free_mem", "changed_at"):
+            setattr(draft, name, getattr(self, name).copy())
+        draft.held, draft.siblings = dict(self.held), dict(self.siblings)
+        draft.drafted, draft.scored, draft.derived = True, {}, {}
+        return draft
 
     def set_nodes(self, sizes: Iterable[NodeSize]) -> None:
         """The cluster is of these nodes now; who sits on one that is gone is remembered, not charged."""
@@ -143,6 +156,7 @@ class ClusterState:
         self.version += 1
         self.changed_at[closed != self.closed] = self.version
         self.closed[:] = closed
+        self.failures.failed_at.clear()
 
     def observe(self, ask: Ask) -> None:
         """Count an ask among those that typical classes are learnt from."""
@@ -189,6 +203,8 @@ class ClusterState:
             "closed": sorted(self.closed_names),
             "asked": {"classes": list(self.asked.classes), "since": self.asked.since},
             "typical": list(self.typical.classes),
+            "turnover": self.failures.turnover,
+            "failed": [[astuple(shape), of, at] for (shape, of), at in self.failures.failed_at.items()],
         }
 
     @staticmethod
@@ -198,6 +214,11 @@ class ClusterState:
         state.close(recorded["closed"])
         state.asked = Asked((_tuples(one) for one in recorded["asked"]["classes"]), recorded["asked"]["since"])
         state.learn(Typical(tuple((_tuples(one), count) for one, count in recorded["typical"])))
+        failed = {
+            (Shape(Demand(*_tuples(demand)), cpu, mem), _tuples(of)): at
+            for (demand, cpu, mem), of, at in recorded.get("failed", ())
+        }
+        state.failures = Failures(recorded.get("turnover", 0), failed)
         return state
 
     def _lay_out(self, sizes: Iterable[NodeSize]) -> None:
@@ -219,6 +240,8 @@ class ClusterState:
         self.changed_at: Ints = np.full(len(self.sizes), self.version, dtype=np.int64)
         self.roster = Roster()
         self.scored: dict[tuple[Shape, str], Scored] = {}
+        self.derived: dict[str, object] = {}
+        self.failures.failed_at.clear()
         self._needs: dict[Demand, Need] = {}
         self._tables: list[Usable] = []
 
@@ -257,7 +280,8 @@ class ClusterState:
         shape = held.shape_on(size)
         taken = shape.demand.on(size) if held.devices else (0, 0)
         devices = tuple(device for device in held.devices if device < size.devices)
-        self.roster.add(replica, at, shape, taken, devices, movable=not held.pinned)
+        if not self.drafted:
+            self.roster.add(replica, at, shape, taken, devices, movable=not held.pinned)
         self._take(at, shape, taken, devices, 1)
 
     def _drop(self, replica: str, held: Held) -> None:
@@ -268,15 +292,15 @@ class ClusterState:
         size = self.sizes[at]
         shape = held.shape_on(size)
         taken = shape.demand.on(size) if held.devices else (0, 0)
-        self.roster.remove(replica)
+        if not self.drafted:
+            self.roster.remove(replica)
         self._take(at, shape, taken, tuple(d for d in held.devices if d < size.devices), -1)
 
     def _release(self, replica: str) -> Held:
         held = self.held.pop(replica)
-        siblings = self.siblings[held.ask.deployment]
-        del siblings[replica]
-        if not siblings:
-            del self.siblings[held.ask.deployment]
+        left = {name: one for name, one in self.siblings.pop(held.ask.deployment).items() if name != replica}
+        if left:
+            self.siblings[held.ask.deployment] = left
         return held
 
     def _take(self, at: int, shape: Shape, taken: tuple[int, int], devices: tuple[int, ...], sign: int) -> None:
