@@ -28,7 +28,7 @@ RUN --mount=type=cache,target=/root/.cache/uv uv pip install ./services/feature-
 
 # What a Ray node needs to run replica hosts: Ray and the runtime, at the scheduler's versions, without the scheduler.
 FROM build AS build-ray
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install './libs/runtime[formats]' 'ray[default]'
+RUN --mount=type=cache,target=/root/.cache/uv uv pip install './libs/runtime[formats]' 'ray[default,serve]'
 
 FROM ${PYTHON_IMAGE} AS runtime
 RUN groupadd --gid 10001 moorage \

@@ -22,6 +22,8 @@ TENANT = "demo"
 SERVICES = ("registry", "scheduler", "feature-proxy")
 """Besides the routers."""
 STORES = ("nats", "redis", "ray")
+SERVE_CPUS = 2
+"""Logical CPUs of each node for Ray Serve applications, beyond those that there are: replicas keep all of these."""
 MIB = 1024 * 1024
 _FOREIGN = ("MOORAGE_", "RAY_")
 
@@ -151,7 +153,7 @@ def programs(plan: Plan, listeners: Sequence[int]) -> list[Program]:
 def _ray(plan: Plan) -> list[Program]:
     """The head, and the other nodes, which end with it."""
     environment = _environment(ray_head.environment(plan.credentials.ray_token))
-    cpus, directory = max(2, os.cpu_count() or 2), str(plan.ray_dir)
+    cpus, directory = max(2, os.cpu_count() or 2) + SERVE_CPUS, str(plan.ray_dir)
     head = ray_head.start_command(sys.executable, plan.ports.ray, plan.gpus, cpus, directory, name="node-1")
     memory_mib = psutil.virtual_memory().total // MIB // plan.nodes
     nodes = [ray_nodes.RayNodeSpec(name, plan.gpus, cpus, memory_mib) for name in plan.node_names]
@@ -231,6 +233,7 @@ def _scheduler(plan: Plan) -> dict[str, str]:
         "MOORAGE_RAY_ADDRESS": plan.ray_address,
         "MOORAGE_CACHE_DIR": str(plan.state / "cache"),
         "MOORAGE_HOST_BIND": HOST,
+        "MOORAGE_SERVE_CPUS": str(SERVE_CPUS),
     }
 
 

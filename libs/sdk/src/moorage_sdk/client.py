@@ -1,7 +1,7 @@
 """The client: push, deploy, call and look at what runs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -83,6 +83,7 @@ class Client:
         example: Any = None,
         feature_service: str | None = None,
         format: str | None = None,  # noqa: A002 - the word of the interface
+        include: Sequence[str] = (),
         wait: bool = True,
         new: bool = False,
         timeout_s: float = 120.0,
@@ -94,12 +95,15 @@ class Client:
 
         Args:
             model: a scikit-learn estimator or Pipeline, an XGBoost or LightGBM model or booster, a torch module, an
-                ONNX ModelProto, or the path of an .onnx, .skops, .ubj, .json (XGBoost) or .txt (LightGBM) file.
+                ONNX ModelProto, or the path of an .onnx, .skops, .ubj, .json (XGBoost) or .txt (LightGBM) file; with
+                format="ray-serve" the name of an application: "pipeline.py:app" or "package.module:app".
             name: the model's name; made on its first push.
             example: a few rows of input as the model takes them: an array, a DataFrame, or a mapping of named arrays.
                 Without it the version is only loaded, and marked unchecked.
             feature_service: the feature service whose features the model takes.
-            format: "skops" or "onnx" for scikit-learn; left out, the safe format of the model's own library.
+            format: "skops" or "onnx" for scikit-learn, "ray-serve" for an application; left out, the safe format of the
+                model's own library.
+            include: of an application, patterns of files that go along with its Python files ("weights/*.npz").
             wait: wait for the validation.
             new: make a new version even where an equal one is there.
             timeout_s: how long to wait.
@@ -112,7 +116,7 @@ class Client:
         """
         from moorage_sdk.models.packaging import package  # noqa: PLC0415 - loads the model libraries
 
-        packaged = package(model, example, format)
+        packaged = package(model, example, format, include)
         version = upload(
             self.registry, name, packaged, feature_service=feature_service, new=new, progress=self._progress
         )

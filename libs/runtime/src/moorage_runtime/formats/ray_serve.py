@@ -36,6 +36,8 @@ from moorage_runtime.v2 import DTYPES, Array, canonical
 log = structlog.get_logger()
 
 LOCAL = "local"
+PROJECT_PREFIX = "moorage-project-"
+"""Of the names of directories that projects are unpacked into."""
 
 
 class ServeModel:
@@ -99,17 +101,17 @@ def load(path: Path, spec: LoadSpec) -> ServeModel:
             `resources_exceeded` with what its deployments ask for and what the version has.
         Unavailable: Serve does not answer now.
     """
-    directory = Path(tempfile.mkdtemp(prefix="moorage-project-"))
+    directory = Path(tempfile.mkdtemp(prefix=PROJECT_PREFIX))
     try:
         manifest = unpack(path, directory)
         application = imported(directory, manifest.import_path)
         host = actor_name()
         if host is None:
             handle = local_handle(application)
-            return ServeModel(handle, spec.signature, lambda: _forget(directory))
+            return ServeModel(handle, spec.signature, lambda: forget(directory))
         running = deploy(application, path.read_bytes(), spec, host)
     except BaseException:
-        _forget(directory)
+        forget(directory)
         raise
     return ServeModel(running.handle, spec.signature, lambda: _end(running, directory))
 
@@ -159,17 +161,18 @@ def local_handle(application: serve.Application) -> DeploymentHandle:
 
 def _end(running: Deployed, directory: Path) -> None:
     running.delete()
-    _forget(directory)
+    forget(directory)
 
 
-def _forget(directory: Path) -> None:
+def forget(directory: Path) -> None:
+    """Take the project's modules out of this process, and remove its files."""
     _drop_modules(directory)
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def _drop_modules(directory: Path) -> None:
     """Forget what was imported from this or an earlier project, so that the next one does not find it."""
-    roots = [entry for entry in sys.path if Path(entry).name.startswith("moorage-project-")]
+    roots = [entry for entry in sys.path if Path(entry).name.startswith(PROJECT_PREFIX)]
     for entry in roots:
         sys.path.remove(entry)
     prefixes = tuple(f"{root}/" for root in (*roots, str(directory)))

@@ -12,10 +12,19 @@ from moorage_sdk.cli.output import print_json, print_line, print_rows
 def push(
     context: typer.Context,
     *,
-    file: Annotated[Path, typer.Argument(help="A model file: .onnx, .skops, .ubj, .json or .txt.")],
+    file: Annotated[
+        str,
+        typer.Argument(help="A model file: .onnx, .skops, .ubj, .json or .txt; or an application: pipeline.py:app."),
+    ],
     name: Annotated[str, typer.Option(help="The model's name.")],
     example: Annotated[
         Path | None, typer.Option(help="Inputs to answer and compare: .npy, .npz, .csv, or .json (a V2 request).")
+    ] = None,
+    model_format: Annotated[
+        str | None, typer.Option("--format", help="ray-serve for an application, which is code; else told by the file.")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Files that go along with an application's Python files: 'weights/*.npz'.")
     ] = None,
     feature_service: Annotated[str | None, typer.Option(help="Feature service whose features it takes.")] = None,
     new: Annotated[bool, typer.Option("--new", help="Make a new version even where an equal one is there.")] = False,
@@ -30,6 +39,8 @@ def push(
             file,
             name=name,
             example=None if example is None else read_inputs(example),
+            format=model_format,
+            include=include or (),
             feature_service=feature_service,
             wait=not no_wait,
             new=new,

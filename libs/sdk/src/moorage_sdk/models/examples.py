@@ -99,12 +99,13 @@ def record(prepared: Prepared, example: Any) -> Examples:
         else:
             expected = _as_declared(prepared.signature, prepared.answer(example))
             _agree(expected, got, prepared)
-        return Examples(examples=[_example(inputs, expected)])
+        return Examples(examples=[example_of(inputs, expected)])
     except MoorageError as error:
         raise ModelRefused(error.message) from error
 
 
-def _example(inputs: dict[str, Array], outputs: dict[str, Array]) -> Example:
+def example_of(inputs: dict[str, Array], outputs: dict[str, Array]) -> Example:
+    """A V2 request and its answer, as they are recorded."""
     request = json.loads(encode_request(inputs, binary=False).body)
     answer = encode_response(InferRequest(inputs={}), model_name="", model_version="", outputs=outputs)
     return Example(request=request, outputs=json.loads(answer.body)["outputs"])

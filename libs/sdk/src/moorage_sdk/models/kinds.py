@@ -76,6 +76,11 @@ def file_format(path: Path, head: bytes) -> Format:
     suffix = path.suffix.lower()
     if suffix in _PICKLES or _looks_pickled(head):
         raise ModelRefused(f"{path.name} is a pickle, which runs code when it is loaded; {_AS_SKOPS}")
+    if suffix.partition(":")[0] == ".py":
+        raise ModelRefused(
+            f"{path.name} is Python; a Ray Serve application in it goes as format='ray-serve' (--format ray-serve), "
+            "named like pipeline.py:app"
+        )
     if suffix in _OTHER_FILES:
         raise ModelRefused(f"{path.name}: {suffix} files are not taken; {_OTHER_FILES[suffix]}")
     if suffix not in _FORMATS:

@@ -1,6 +1,6 @@
 """From a model as people have it to what is uploaded, told once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,33 @@ from moorage_sdk.models.kinds import Kind, kind_of
 from moorage_sdk.models.packaged import Packaged
 from moorage_sdk.models.prepared import Prepared
 
+APPLICATION = "ray-serve"
 _OWN_FORMATS: dict[Kind, str] = {"onnx": "onnx", "xgboost": "xgboost", "lightgbm": "lightgbm", "torch": "onnx"}
 
 
-def package(model: Any, example: Any = None, format: str | None = None) -> Packaged:  # noqa: A002 - as in push
+def package(
+    model: Any,
+    example: Any = None,
+    format: str | None = None,  # noqa: A002 - as in push
+    include: Sequence[str] = (),
+) -> Packaged:
     """Save `model` in a safe format, work out its signature, and record what it answers to `example`.
 
     Args:
         model: an estimator, booster, module, graph or path: see `Client.push`.
         example: some rows of input; at most 256 are kept, and none that holds NaN.
-        format: "skops" or "onnx" for scikit-learn.
+        format: "skops" or "onnx" for scikit-learn; "ray-serve" for the name of an application.
+        include: of an application, patterns of files that go along.
 
     Raises:
         ModelRefused: with the way out.
     """
+    if format == APPLICATION:
+        from moorage_sdk.models.applications import package_application  # noqa: PLC0415 - only where one is pushed
+
+        return package_application(str(model), example, include)
+    if include:
+        raise ModelRefused("include= goes with format='ray-serve'; leave it out")
     kind = kind_of(model)
     rows = None if example is None else usable_rows(example)
     prepared = _preparer(kind, format)(model, rows)
