@@ -2,6 +2,7 @@
 
 import collections
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,9 +41,10 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.timeout(400)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Serve's own, as it is imported
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_two_versions_of_a_pipeline_share_traffic_beside_a_model(
+def test_two_versions_of_a_pipeline_share_traffic_beside_a_model(  # noqa: PLR0917 - fixtures
     platform: Platform, client: Client, name: str, project: Path, classifier: Pipeline, pictures: np.ndarray
 ) -> None:
+    _allow_code(platform, allow=False)
     _train(0.01, project)
     push = {"name": name, "format": "ray-serve", "include": ["weights.npz"], "example": {"pixels": pictures[:8]}}
     with pytest.raises(MoorageApiError) as caught:
@@ -98,11 +100,10 @@ def test_a_pipeline_goes_from_the_command_line(platform: Platform, name: str, pr
     code = "from sklearn.datasets import load_digits\nexample_inputs = {'pixels': load_digits().data[:4]}\n"
     (project / "pipeline.py").write_text((project / "pipeline.py").read_text() + code)
     command = ["push", "pipeline.py:app", "--name", name, "--format", "ray-serve", "--include", "weights.npz"]
-    settings = {
+    settings = os.environ | {
         "MOORAGE_REGISTRY": platform.info["registry"],
         "MOORAGE_ROUTER": platform.info["router"],
         "MOORAGE_API_KEY": platform.info["api_key"],
-        "PATH": "/usr/bin:/bin",
     }
     moorage = str(Path(sys.executable).with_name("moorage"))
     done = subprocess.run(
@@ -112,10 +113,10 @@ def test_a_pipeline_goes_from_the_command_line(platform: Platform, name: str, pr
     assert done.stdout.split("\t") == [name, "1", "ready\n"]
 
 
-def _allow_code(platform: Platform) -> None:
+def _allow_code(platform: Platform, *, allow: bool = True) -> None:
     answer = httpx.put(
         f"{platform.info['registry']}/v1/tenants/demo/limits",
-        json={"allow_code": True},
+        json={"allow_code": allow},
         headers={"authorization": f"Bearer {platform.info['admin_key']}"},
         timeout=30,
     )
