@@ -22,7 +22,7 @@ from moorage_common.contracts.desired import ArtifactRef, DesiredVersion, Resour
 from moorage_common.contracts.tensors import CODE_FORMATS
 from moorage_runtime.projects import pack
 from moorage_scheduler.cluster import NAMESPACE, Cluster
-from moorage_scheduler.serve_apps import HOST, Room, at_host, shortfall
+from moorage_scheduler.serve_room import HOST, Room, at_host, shortfall
 
 PIPELINE = b"""
 import numpy as np
@@ -57,11 +57,11 @@ def test_an_application_waits_until_serve_has_room_for_it() -> None:
     assert shortfall(Resources(cpu_milli=600), [Resources(cpu_milli=400)], room) is None
     reason = shortfall(Resources(cpu_milli=600), [Resources(cpu_milli=500)], room)
     assert reason is not None
-    assert "0.6 CPU and Ray Serve has 0.5 of 1 left" in reason
+    assert "0.6 CPU and Ray Serve has 1 in all, and not as much free now" in reason
     assert "MOORAGE_SERVE_CPUS" in reason
     reason = shortfall(Resources(cpu_milli=100, gpu_milli=1000, devices=2), [], room)
     assert reason is not None
-    assert "2 GPU and Ray Serve has 1 of 1 left" in reason
+    assert "2 GPU and Ray Serve has 1 in all;" in reason
 
 
 def test_a_host_of_code_asks_its_node_for_little_and_others_for_all() -> None:
@@ -169,7 +169,7 @@ async def test_an_application_that_asks_for_too_much_is_refused_with_both_number
     )
 
     await registry.desire("large", pipeline("large", artifact, cpu_milli=300))
-    text = "0.3 CPU and Ray Serve has 0.2 of 0.2 left"
+    text = "0.3 CPU and Ray Serve has 0.2 in all"
     await until(
         lambda: any(r.state == "pending" and text in r.reason for r in registry.replicas("large")), "queued version"
     )

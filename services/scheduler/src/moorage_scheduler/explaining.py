@@ -7,6 +7,7 @@ from moorage_common.contracts.answers import Explanation, Placement, Removed, Ve
 from moorage_common.contracts.desired import DesiredVersion, ReplicaState, Resources
 from moorage_scheduler.placement.filters import removed
 from moorage_scheduler.placement.state import Ask, ClusterState
+from moorage_scheduler.serve_room import SHORT, at_host
 
 ADOPTED = "placed before this scheduler took over"
 
@@ -36,8 +37,8 @@ class Standing:
 
 def ask_for(version: DesiredVersion) -> Ask:
     """The next replica of a version."""
-    load = version.load
-    return Ask(load.tenant, load.model, load.version, version.resources, version.scheduling_class, version.priority)
+    load, resources = version.load, at_host(version.load.format, version.resources)
+    return Ask(load.tenant, load.model, load.version, resources, version.scheduling_class, version.priority)
 
 
 def explanation(model: str, state: ClusterState, standings: Sequence[Standing]) -> Explanation:
@@ -95,8 +96,12 @@ def _why_waiting(tenant: str, state: ClusterState, fit: int, reason: str) -> str
         return "the cluster has no node yet"
     if not fit:
         return "no node can take it now"
-    # Of other reasons only that of the tenant's own share names nobody else.
-    own = reason if reason.startswith(f"tenant {tenant} ") else "it is its turn next, or room is being made for it"
+    # Of other reasons only those of the tenant's own share and of Serve's room name nobody else.
+    own = (
+        reason
+        if reason.startswith((f"tenant {tenant} ", SHORT))
+        else "it is its turn next, or room is being made for it"
+    )
     return f"{fit} of {len(state.sizes)} nodes could take it: {own}"
 
 

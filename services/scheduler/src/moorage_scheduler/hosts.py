@@ -20,7 +20,7 @@ from moorage_common.contracts.model import Contract
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, NotLeading, Placed
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.state import Ask, Held
-from moorage_scheduler.serve_apps import at_host
+from moorage_scheduler.serve_room import at_host
 
 log = structlog.get_logger()
 

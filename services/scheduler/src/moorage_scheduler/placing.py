@@ -15,7 +15,7 @@ from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.state import DEVICE_MILLI, Ask
 from moorage_scheduler.pools import POOL_MODEL, pool_host_id
-from moorage_scheduler.serve_apps import at_host
+from moorage_scheduler.serve_room import at_host
 from moorage_scheduler.warm import Warm
 
 log = structlog.get_logger()

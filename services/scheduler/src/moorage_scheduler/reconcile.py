@@ -24,7 +24,8 @@ from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.placing import Placing
 from moorage_scheduler.pools import POOL_MODEL, Pools
 from moorage_scheduler.reporting import Reporting
-from moorage_scheduler.serve_apps import at_host, without_room
+from moorage_scheduler.serve_apps import without_room
+from moorage_scheduler.serve_room import at_host
 from moorage_scheduler.targets import Targets
 from moorage_scheduler.validations import Validations
 from moorage_scheduler.warm import Warm
