@@ -1,4 +1,4 @@
-"""Ray Serve applications beside the replicas: whether there is room for one, and their end when their hosts are gone."""
+"""Ray Serve applications beside the replicas: whether there is room, and their end when their hosts are gone."""
 
 from collections.abc import Iterable
 

@@ -42,8 +42,8 @@ def shortfall(asked: Resources, others: Iterable[Resources], room: Room) -> str 
         if wanted and used + wanted > whole:
             has = f"Ray Serve has {whole / 1000:g} in all" + ("" if wanted > whole else ", and not as much free now")
             return (
-                f"{SHORT}{wanted / 1000:g} {unit} and {has}; lower the version's resources, stop another application, or "
-                f"ask the operator for more ({setting})"
+                f"{SHORT}{wanted / 1000:g} {unit} and {has}; lower the version's resources, stop another application, "
+                f"or ask the operator for more ({setting})"
             )
     return None
 
