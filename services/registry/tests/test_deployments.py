@@ -201,6 +201,26 @@ async def test_shares_count_the_most_replicas_that_may_run(demo: Caller) -> None
         assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
 
 
+async def test_pooled_replicas_count_as_one_for_a_hundred(demo: Caller) -> None:
+    await demo.push("digits", b"one")
+    for most, code in ((1000, None), (100, None)):
+        version = {"version": 1, "isolation": "pooled", "scaling": {"min": 0, "max": most}}
+        answer = await demo.call("PUT", PATH, json={"versions": [version]})
+        assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
+    await demo.push("other", b"two")
+    for most, code in ((64, "replica_quota"), (63, None)):
+        version = {"version": 1, "scaling": {"min": 0, "max": most}}
+        answer = await demo.call("PUT", "/v1/deployments/other", json={"versions": [version]})
+        assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
+
+
+async def test_a_pooled_version_takes_no_gpu(demo: Caller) -> None:
+    await demo.push("digits", b"one")
+    version = {"version": 1, "isolation": "pooled", "resources": {"gpu_milli": 100}}
+    answer = await demo.call("PUT", PATH, json={"versions": [version]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "pooled_without_gpu")
+
+
 async def test_the_gpu_share_counts_the_largest_profile_that_may_be_used(demo: Caller) -> None:
     await demo.push("digits", b"one")
     profiles = {"T4": {"gpu_milli": 900}, "H100": {"gpu_milli": 100}}

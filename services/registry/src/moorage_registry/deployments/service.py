@@ -18,6 +18,7 @@ from moorage_registry.deployments.models import (
     Deployment,
     DeploymentSpec,
     FeaturesSpec,
+    PlacedVersion,
     Revision,
     Traffic,
     TrafficChange,
@@ -30,6 +31,8 @@ from moorage_registry.work import Work
 
 REPLICAS_A_TENANT = 64
 """The most replicas that the deployments of a tenant may grow to together."""
+POOLED_A_REPLICA = 100
+"""Replicas of pooled versions, which share a process, count as one for so many."""
 
 
 def no_deployment(model: str) -> NotFound:
@@ -121,6 +124,7 @@ class Planner:
         formats = {v.number: v.format for v in versions if v.number in after.numbers()}
         await check_allowed(self.session, self.tenant, formats.values())
         check_isolation(formats, {v.version: v.isolation for v in after.versions})
+        _check_pooled(after.versions)
         _check_features(after.features, [v for v in versions if v.number in after.numbers()])
         await self._check_quota(model, after)
         row = await rows.get(self.tenant, model)
@@ -142,11 +146,11 @@ class Planner:
             return
         current = await DeploymentRepository(self.session).current(self.tenant) | {model: after}
         versions = [version for revision in current.values() for version in revision.versions]
-        replicas = sum(v.scaling.max for v in versions)
+        replicas = _replicas(versions)
         if replicas > REPLICAS_A_TENANT:
             message = (
                 f"this tenant's deployments could grow to {replicas} replicas and {REPLICAS_A_TENANT} is the most; "
-                "lower scaling.max"
+                "lower scaling.max, or let small models share processes with isolation pooled"
             )
             raise Unprocessable(message, code="replica_quota")
         most = sum(v.scaling.max * most_milli(v.resources) for v in versions)
@@ -157,6 +161,23 @@ class Planner:
                 "or ask the operator for more"
             )
             raise Unprocessable(message, code="gpu_quota")
+
+
+def _replicas(versions: Sequence[PlacedVersion]) -> int:
+    """The replicas that count towards the quota."""
+    pooled = sum(v.scaling.max for v in versions if v.isolation == "pooled")
+    return sum(v.scaling.max for v in versions if v.isolation != "pooled") + -(-pooled // POOLED_A_REPLICA)
+
+
+def _check_pooled(versions: Sequence[PlacedVersion]) -> None:
+    """Raises Unprocessable for a pooled version that asks for a GPU."""
+    wrong = next((v.version for v in versions if v.isolation == "pooled" and most_milli(v.resources)), None)
+    if wrong is not None:
+        message = (
+            f"version {wrong} asks for a GPU, which a process shared by many models does not have; "
+            "set its isolation to dedicated, or gpu_milli to 0"
+        )
+        raise Unprocessable(message, code="pooled_without_gpu")
 
 
 def _check_owner(model: str, traffic: TrafficRow, spec: DeploymentSpec, after: Revision) -> None:
