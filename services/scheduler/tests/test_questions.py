@@ -192,6 +192,17 @@ def test_the_same_answer_on_the_same_state_is_noted_once() -> None:
     assert len(journal.entries) == 2
 
 
+def test_of_what_decisions_rest_on_only_the_changes_are_kept() -> None:
+    journal, state = Journal(most=2), cluster_of()
+    everyone = [f"r{number}" for number in range(100)]
+    for number, (milli, now) in enumerate([(500, 1.0), (1001, 2.0), (1002, 3.0), (1003, 4.0)]):
+        wanted = ask(min(milli, 1000), f"m{number}", devices=1 if milli == 500 else 9)
+        journal.decided(state, wanted, place(state, wanted), at=0.0, ready=everyone, now=now)
+    recorded = stored(journal, state)
+    assert recorded["context"] == {"ready": everyone, "now": 2.0}
+    assert [entry["context"] for entry in recorded["decisions"]] == [{"now": 3.0}, {"now": 4.0}]
+
+
 def test_what_would_be_decided_on_an_ask_of_ones_own() -> None:
     journal, state = Journal(), cluster_of()
     asked = replay(stored(journal, state), {"gpu_milli": 500, "gpu_models": ["H100"]})["asked"]

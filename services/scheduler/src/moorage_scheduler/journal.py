@@ -20,6 +20,9 @@ FORMAT = 1
 KEPT = 128
 """Decisions that are kept."""
 WHYS_KEPT = 10_000
+_OF_OTHERS = frozenset({"movable", "ready", "spare", "least"})
+"""What only decisions that disturb others rest on; it names every replica, so it is kept where it is needed."""
+_NONE = object()
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Entry:
-    """One decision. `context` is what else it was made on, as JSON."""
+    """One decision. `context` is what else it was made on, as JSON: those keys that were otherwise before."""
 
     at: float
     changes: Changes
@@ -124,6 +127,8 @@ class Journal:
     entries: deque[Entry] = field(default_factory=deque)
     _base: Seen = field(default_factory=Seen)
     _last: Seen = field(default_factory=Seen)
+    _base_context: dict[str, Any] = field(default_factory=dict)
+    _last_context: dict[str, Any] = field(default_factory=dict)
     _same: set[tuple[Hashable, Decision]] = field(default_factory=set)
     _whys: dict[str, str] = field(default_factory=dict)
 
@@ -133,7 +138,7 @@ class Journal:
         """Note a decision, before it changes `state`; the same one on the same state, each second, is noted once.
 
         Args:
-            context: what else it was made on, as JSON.
+            context: what else it was made on, as JSON. For a `Place`, what only others are decided by is left out.
         """
         now = Seen.of(state)
         changes = self._last.changes_to(now)
@@ -144,9 +149,17 @@ class Journal:
             return
         self._same.add(known)
         self._last = now
-        self.entries.append(Entry(time.time() if at is None else at, changes, ask, context, decision))
+        news = {
+            key: value
+            for key, value in context.items()
+            if not (isinstance(decision, Place) and key in _OF_OTHERS) and self._last_context.get(key, _NONE) != value
+        }
+        self._last_context.update(news)
+        self.entries.append(Entry(time.time() if at is None else at, changes, ask, news, decision))
         while len(self.entries) > self.most:
-            self._base.apply(self.entries.popleft().changes)
+            oldest = self.entries.popleft()
+            self._base.apply(oldest.changes)
+            self._base_context.update(oldest.context)
 
     def placed(self, replica: str, state: ClusterState, ask: Ask, place: Place) -> None:
         """Keep why `replica` went where it did."""
@@ -166,14 +179,12 @@ class Journal:
 
         What is recorded is copied; the function that makes JSON of it may run beside what changes it.
         """
-        base, entries, now = (
-            dataclasses.replace(self._base, held=dict(self._base.held)),
-            [*self.entries],
-            Seen.of(state),
-        )
+        base = dataclasses.replace(self._base, held=dict(self._base.held))
+        context, entries, now = dict(self._base_context), [*self.entries], Seen.of(state)
         return lambda: {
             "format": FORMAT,
             "base": base.recorded(),
+            "context": context,
             "decisions": [entry.recorded() for entry in entries],
             "state": now.recorded(),
         }

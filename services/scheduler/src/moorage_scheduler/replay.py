@@ -34,7 +34,8 @@ def replay(recorded: Mapping[str, Any], asked: Mapping[str, Any] | None = None) 
         raise ValueError(message)
     try:
         state = ClusterState.of_recorded(recorded["base"])
-        rows = [_again(number, entry, state) for number, entry in enumerate(recorded["decisions"], start=1)]
+        context = {**recorded["context"]}
+        rows = [_again(number, entry, state, context) for number, entry in enumerate(recorded["decisions"], start=1)]
         final = ClusterState.of_recorded(recorded["state"])
     except (KeyError, TypeError, AttributeError, ValidationError) as error:
         message = f"the recorded state cannot be read: {type(error).__name__}: {error}"
@@ -42,10 +43,12 @@ def replay(recorded: Mapping[str, Any], asked: Mapping[str, Any] | None = None) 
     return {"decisions": rows, "asked": None if asked is None else _on(final, asked)}
 
 
-def _again(number: int, entry: Mapping[str, Any], state: ClusterState) -> dict[str, Any]:
+def _again(number: int, entry: Mapping[str, Any], state: ClusterState, context: dict[str, Any]) -> dict[str, Any]:
+    """The next decision; `state` and `context` are brought to where it was made."""
     _apply(state, entry["changes"])
+    context.update(entry["context"])
     ask = Ask.of_recorded(entry["ask"])
-    again = json.loads(json.dumps(decision_json(decide_again(state, ask, entry["context"]))))
+    again = json.loads(json.dumps(decision_json(decide_again(state, ask, context))))
     return {
         "number": number,
         "ask": _shown_ask(ask),
