@@ -1,18 +1,24 @@
 """Two scheduler processes on one Ray cluster: one leads, and what it leaves undone is neither doubled nor leaked."""
 
 import asyncio
+import contextlib
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import ray
 from ray.util.placement_group import placement_group_table
-from scheduler_harness import Registry, Scheduler, registry_on, scheduler_process, until, wanted
+from scheduler_harness import Registry, Scheduler, pid_of, registry_on, scheduler_process, until, wanted
 
 from moorage_common.contracts.desired import ArtifactRef
-from moorage_scheduler.cluster import NAMESPACE, Cluster
+from moorage_common.testing.servers import Server
+from moorage_scheduler.cluster import NAMESPACE, Cluster, NotLeading, Placed, RayNode
+from moorage_scheduler.hosts import Fleet, Start
+from moorage_scheduler.metrics import SchedulerMetrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -105,3 +111,84 @@ def named(model: str) -> list[str]:
         entry["name"] for entry in ray.util.list_named_actors(all_namespaces=True) if entry["namespace"] == NAMESPACE
     ]
     return [name for name in names if name.split(".")[1] == model]
+
+
+async def test_with_the_bus_away_a_leader_follows_what_runs_and_goes_on_under_its_number_when_it_is_back(
+    own_nats: Server, cluster: Cluster, cache_dir: Path, artifact: ArtifactRef
+) -> None:
+    scheduler = scheduler_process(own_nats.url, cluster.address, cache_dir)
+    scheduler.start()
+    try:
+        await until(lambda: answers(scheduler) and leads(scheduler), "leader")
+        fencing = scheduler.get("/v1/placements").json()["fencing"]
+        async with registry_on(own_nats.url) as registry:
+            await registry.desire("kept", wanted("kept", artifact, gpu_milli=500))
+            await until(lambda: registry.ready("kept"), "replica")
+            own_nats.kill()
+            await until(lambda: not leads(scheduler), "a lease that has run out")
+            (host_id,) = named("kept")
+            os.kill(pid_of(registry.ready("kept")[0]), signal.SIGKILL)
+            own_nats.start()
+            await until(lambda: leads(scheduler), "the lease again")
+            await registry.desire("kept", wanted("kept", artifact, replicas=2, gpu_milli=500))
+            await until(lambda: len(registry.ready("kept")) == 2, "another replica")
+            assert host_id in named("kept"), "restarted by Ray where it was"
+            assert scheduler.get("/v1/placements").json()["fencing"] == fencing
+    finally:
+        scheduler.kill()
+
+
+async def test_what_an_earlier_leader_started_too_late_to_be_adopted_is_told_from_what_a_later_one_did(
+    cluster: Cluster, node: RayNode, ray_address: str
+) -> None:
+    cluster.epoch = 20
+    await cluster.start(placed("mine", node), node.ray_id, 0.25, "{}")
+    late, later = (Cluster(ray_address, cluster.host_class, epoch=epoch) for epoch in (10, 30))
+    for other, name in ((late, "late"), (later, "later")):
+        await other.ensure_groups(node)
+        await other.start(placed(name, node), node.ray_id, 0.25, "{}")
+    assert await cluster.strangers() == {"late.m.1.0": 10, "later.m.1.0": 30}
+    await cluster.remove("late.m.1.0")
+    found = await late.running()
+    assert {one.host_id: one.epoch for one in found} == {"mine.m.1.0": 20, "later.m.1.0": 30}
+    assert late.found_epoch == 30
+
+
+async def test_nothing_is_changed_by_a_process_that_may_not_act_and_no_version_is_blamed(
+    cluster: Cluster, node: RayNode
+) -> None:
+    acts = [True]
+    cluster.may_act = lambda: acts[0]
+    await cluster.start(placed("kept", node), node.ray_id, 0.25, "{}")
+    acts[0] = False
+    for change in (
+        cluster.start(placed("more", node), node.ray_id, 0.25, "{}"),
+        cluster.remove("kept.m.1.0"),
+        cluster.remove_groups_except([]),
+    ):
+        with pytest.raises(NotLeading):
+            await change
+    fleet = Fleet(cluster, SchedulerMetrics(), lambda _host: None)
+    fleet.start(Start(placed("more", node), node.ray_id, 0.25, "{}"))
+    await until(lambda: not fleet.hosts, "a start taken back")
+    await fleet.close()
+    acts[0] = True
+    assert fleet.failures == {}
+    assert [one.host_id for one in await cluster.running()] == ["kept.m.1.0"]
+
+
+def placed(name: str, node: RayNode) -> Placed:
+    return Placed(
+        host_id=f"{name}.m.1.0", tenant=name, model="m", version=1, purpose="replica", node=node.size.name,
+        node_id=node.ray_id, devices=[0], asked={}, started_at=0.0,
+    )  # fmt: skip
+
+
+def answers(scheduler: Scheduler) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return scheduler.get("/healthz").status_code == 200
+    return False
+
+
+def leads(scheduler: Scheduler) -> bool:
+    return "moorage_scheduler_leader 1.0" in scheduler.get("/metrics").text

@@ -373,6 +373,7 @@ class Cluster:
         for name in names:
             if name == host_id or name.startswith(host_id + _RESERVATION):
                 await self._off_loop(functools.partial(self._kill, name))
+        self._known.discard(host_id)
 
     def _kill(self, name: str) -> None:
         self._lead()
