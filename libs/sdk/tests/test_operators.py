@@ -122,12 +122,15 @@ def test_the_picture_goes_to_files(scheduler: LeadingScheduler, operator: Comman
 def test_a_drain_waits_until_the_node_is_empty_and_tells_of_each_replica(
     scheduler: LeadingScheduler, operator: Command
 ) -> None:
-    looks = iter([NODES, NODES, {"nodes": [{**FULL, "devices": [{"device": 0, "free_milli": 1000}]}]}])
+    moving = {"nodes": [{**FULL, "left": {"h1": "its successor is starting"}}]}
+    empty = {"nodes": [{"name": "a", "devices": [{"device": 0, "free_milli": 1000}]}]}
+    looks = iter([NODES, NODES, moving, moving, empty])
     scheduler.answer = lambda _ask: next(looks)
     shown = operator("nodes", "drain", "a")
     assert shown.exit_code == 0
     assert [line for line in shown.stderr.splitlines() if ":" in line or "empty" in line] == [
-        "a: 1 replica left",
+        "a: 1 left: harbour/digits v1 (ready)",
+        "a: 1 left: harbour/digits v1 (its successor is starting)",
         "a is empty",
     ]
     assert operator("nodes", "undrain", "a").exit_code == 0

@@ -13,6 +13,8 @@ from moorage_scheduler.placement.fragmentation import Typical
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.state import Ask, ClusterState, Held, NodeSize
 
+_UNKNOWN: Mapping[str, Any] = {key: [] for key in ("movable", "ready", "spare", "least")}
+"""Left out of the context of decisions that do not rest on it."""
 _NAMED = ("tenant", "model", "version", "scheduling_class", "priority")
 
 
@@ -48,7 +50,7 @@ def _again(number: int, entry: Mapping[str, Any], state: ClusterState, context: 
     _apply(state, entry["changes"])
     context.update(entry["context"])
     ask = Ask.of_recorded(entry["ask"])
-    again = json.loads(json.dumps(decision_json(decide_again(state, ask, context))))
+    again = json.loads(json.dumps(decision_json(decide_again(state, ask, {**_UNKNOWN, **context} if context else {}))))
     return {
         "number": number,
         "ask": _shown_ask(ask),

@@ -103,6 +103,7 @@ def seen_by(nodes: Nodes, tenant: str) -> Nodes:
                         device.model_copy(update={"seats": _own_and_others(device, tenant)}) for device in node.devices
                     ],
                     "seats": [seat for seat in node.seats if seat.tenant == tenant],
+                    "left": {},
                 }
             )
             for node in nodes.nodes

@@ -42,6 +42,7 @@ class NodeView(Contract):
     free_mem_mib: int = 0
     devices: list[DeviceView] = []
     seats: list[Seat] = Field(default=[], description="Replicas without a GPU.")
+    left: dict[str, str] = Field(default={}, description="Of a drained node, by host id, why a replica is still there.")
 
     def replicas(self) -> int:
         """How many replicas sit here; one of several devices counts once, one without a name as one a device."""

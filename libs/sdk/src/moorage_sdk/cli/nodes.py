@@ -78,11 +78,11 @@ def wait_until_empty(client: "Client", node: str, timeout_s: float) -> None:
         WaitTimedOut: after `timeout_s`, naming those that are left.
     """
     deadline = time.monotonic() + timeout_s
-    told = -1
+    told = ""
     while (view := _look(client, node)) is None or view.replicas():
-        if view is not None and view.replicas() != told:
-            told = view.replicas()
-            say(f"{node}: {told} replica{'' if told == 1 else 's'} left")
+        if view is not None and (left := _left(view)) != told:
+            told = left
+            say(f"{node}: {view.replicas()} left: {left}")
         if time.monotonic() > deadline:
             raise WaitTimedOut(f"{node} is not empty after {timeout_s:g} s: {_left(view)}; the drain goes on")
         time.sleep(_POLL_S)
@@ -103,8 +103,9 @@ def _look(client: "Client", node: str) -> "NodeView | None":
 
 
 def _left(view: "NodeView | None") -> str:
-    from moorage_sdk.pictures.moves import named, seats_of  # noqa: PLC0415 - as above
+    from moorage_sdk.pictures.moves import named, plain, seats_of  # noqa: PLC0415 - as above
 
     if view is None:
         return "the scheduler does not answer"
-    return ", ".join(sorted({f"{named(seat)} ({seat.state})" for seat in seats_of(view)}))
+    seats = {(named(seat), view.left.get(seat.host_id) or seat.state or "starting") for seat in seats_of(view)}
+    return ", ".join(f"{name} ({plain(why, 400)})" for name, why in sorted(seats))
