@@ -18,6 +18,7 @@ from moorage_sdk.cli import (
     platform,
     quota,
     scheduler,
+    simulate,
     tenants,
 )
 from moorage_sdk.cli.context import Options
@@ -66,4 +67,5 @@ app.add_typer(quota.app, name="quota")
 app.add_typer(scheduler.app, name="scheduler")
 app.add_typer(keys.app, name="keys")
 app.add_typer(tenants.app, name="tenants")
+app.command(epilog=simulate.EPILOG)(simulate.simulate)
 app.command()(platform.up)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from moorage_scheduler.placement.decisions import Place, Preempt, Reclaim
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.shares import Shares, Usage, asked, got_milli, usage_of
+from moorage_scheduler.placement.staging import NOBODY
 from moorage_scheduler.placement.state import DEVICE_MILLI, Ask, ClusterState, Held, NodeSize
 from moorage_scheduler.placement.victims import Amounts, Candidate, Key, Search, Slack, key_of
 
@@ -63,7 +64,7 @@ def reclaim(
         borrowed_long = classes[replica] == "borrowed" and now - held.since >= shares.grace_s
         return 0 if borrowed_long else None
 
-    found = _Ground(state, ask, shares, usage, spare, may_go, _slack(state, ready, least), ready).cheapest(models)
+    found = _Ground(state, ask, shares, usage, spare, may_go, ready, least).cheapest(models)
     return None if found is None else Reclaim(*found)
 
 
@@ -92,7 +93,7 @@ def preempt(
         return held.ask.priority if lower else None
 
     models = {size.gpu_model for size in state.sizes}
-    found = _Ground(state, ask, shares, usage, spare, may_go, _slack(state, ready, least), ready).cheapest(models)
+    found = _Ground(state, ask, shares, usage, spare, may_go, ready, least).cheapest(models)
     return None if found is None else Preempt(*found)
 
 
@@ -117,26 +118,27 @@ class _Ground:
     usage: Usage
     spare: Container[str]
     may_go: Callable[[str, Held], int | None]
-    slack: Slack
     ready: Ready
+    least: Least
 
     def cheapest(self, models: Container[str]) -> tuple[tuple[str, ...], Place] | None:
         """The cheapest victims over the nodes of these GPU models, and the place they make."""
-        local: dict[str, list[tuple[str, Held]]] = defaultdict(list)
-        for replica, held in self.state.held.items():
-            local[held.node].append((replica, held))
         ranks = {
             replica: rank
             for replica, held in self.state.held.items()
             if replica not in self.spare
+            and held.ask.tenant != NOBODY
             and held.ask.deployment != self.ask.deployment
             and held.node in self.state.index
             and (rank := self.may_go(replica, held)) is not None
         }
         if not ranks:
             return None
+        local: dict[str, list[tuple[str, Held]]] = defaultdict(list)
+        for replica, held in self.state.held.items():
+            local[held.node].append((replica, held))
         best: tuple[tuple[str, ...], Place] | None = None
-        search = Search(lambda _: False, self.slack)
+        search = Search(lambda _: False, _slack(self.state, self.ready, self.least))
         for size in self.state.sizes:
             if size.gpu_model not in models or size.name in self.state.closed_names:
                 continue
