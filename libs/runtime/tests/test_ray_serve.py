@@ -173,7 +173,7 @@ def test_a_validation_runs_the_code_in_a_process_of_its_own(blobs: Any, tmp_path
     def outputs(shift: float) -> list[dict[str, Any]]:
         return [{"name": "y", "datatype": "FP64", "shape": [1, 2], "data": [84.0 + shift, 0.0]}]
 
-    validator = Validator(ahead_s=3600)
+    validator = Validator()
     try:
         for shift, state in ((0.0, "passed"), (1.0, "rejected")):
             examples = {"examples": [{"request": orjson.loads(_body(7)), "outputs": outputs(shift)}]}

@@ -131,7 +131,7 @@ class ReplicaHost:
         threading.Thread(target=self._load_all, args=(self._service,), name="loads", daemon=True).start()
 
     def _pool(self, config: HostConfig, plain: Versions, journal: Journal) -> Pool:
-        validator = Validator(ahead_s=None)
+        validator = Validator(kept=0)
 
         def checked_apart(spec: LoadSpec) -> str:
             run = ValidationRun(run_id="suspect", load=spec)

@@ -13,6 +13,11 @@ event loop answered a third of the requests at three times the latency."""
 _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
+def one_thread() -> dict[str, str]:
+    """Variables of a process whose native libraries are to use one thread."""
+    return dict.fromkeys(_VARIABLES, "1")
+
+
 def share_processor(threads: int) -> None:
     """Let native libraries use `threads` threads: those loaded already, and those loaded later.
 
