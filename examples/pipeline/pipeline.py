@@ -12,11 +12,12 @@ import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-SMALL = {"num_cpus": 0.1}
+SMALL = {"ray_actor_options": {"num_cpus": 0.1}, "max_ongoing_requests": 64}
+"""Serve hands a replica five requests at a time unless told otherwise, and makes the others wait."""
 WEIGHTS = Path(__file__).with_name("weights.npz")
 
 
-@serve.deployment(ray_actor_options=SMALL)
+@serve.deployment(**SMALL)
 class Features:
     """Pixels as their principal components. Shapes (rows, 64) -> (rows, 16)."""
 
@@ -28,7 +29,7 @@ class Features:
         return (pixels - self._mean) @ self._components.T
 
 
-@serve.deployment(ray_actor_options=SMALL)
+@serve.deployment(**SMALL)
 class Classifier:
     """A logistic regression. Shapes (rows, 16) -> (rows, 10)."""
 
@@ -42,7 +43,7 @@ class Classifier:
         return odds / odds.sum(axis=1, keepdims=True)
 
 
-@serve.deployment(ray_actor_options=SMALL)
+@serve.deployment(**SMALL)
 class Novelty:
     """The distance to the nearest class. Shapes (rows, 16) -> (rows,)."""
 
@@ -54,7 +55,7 @@ class Novelty:
         return np.linalg.norm(features[:, None, :] - self._centres[None], axis=2).min(axis=1)
 
 
-@serve.deployment(ray_actor_options=SMALL)
+@serve.deployment(**SMALL)
 class Digits:
     """The ingress."""
 

@@ -11,6 +11,7 @@ validation's process, its author's machine) all of it runs in this process, in S
 import asyncio
 import contextlib
 import importlib
+import logging
 import shutil
 import sys
 import tempfile
@@ -152,11 +153,22 @@ def local_handle(application: serve.Application) -> DeploymentHandle:
     Raises:
         Unprocessable: `application_failed`: the constructor of a deployment raised.
     """
+    logger = logging.getLogger("ray.serve")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     try:
-        return serve.run(application, name=LOCAL, route_prefix=None, _local_testing_mode=True)
+        return serve.run(
+            application,
+            name=LOCAL,
+            route_prefix=None,
+            logging_config={"log_level": "WARNING"},
+            _local_testing_mode=True,
+        )
     except Exception as error:  # noqa: BLE001 - a constructor may raise anything
         text = f"the application does not start: {type(error).__name__}: {str(error)[:500]}"
         raise Unprocessable(text, code="application_failed") from None
+    finally:
+        logger.setLevel(level)
 
 
 def _end(running: Deployed, directory: Path) -> None:
