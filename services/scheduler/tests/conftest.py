@@ -83,6 +83,14 @@ def machines() -> Iterator[Machines]:
                 found.kill(name)
 
 
+@pytest.fixture(scope="module")
+def several() -> Iterator[Machines]:
+    """A cluster of its own: a head without GPUs, to which tests add nodes. No driver in this process."""
+    with machines() as found:
+        found.head(gpus=0, cpus=1, name="head")
+        yield found
+
+
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
     with machines() as found:

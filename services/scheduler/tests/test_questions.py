@@ -5,7 +5,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import Result
@@ -273,7 +273,13 @@ def host(name: str, tenant: str, model: str, milli: int, *devices: int) -> Host:
 def built(nats_url: str) -> wiring.Deps:
     deps = wiring.build(Settings(nats_url=nats_url), SchedulerMetrics(), Unused)
     deps.reconciler.nodes.live = [RayNode(size, size.name) for size in SIZES]
+    deps.fleet.account.set_nodes(SIZES)
     return deps
+
+
+def seat(deps: wiring.Deps, one: Host) -> None:
+    deps.fleet.hosts[one.placed.host_id] = one
+    deps.fleet.account.add(one.placed.host_id, one.held())
 
 
 def want(deps: wiring.Deps, *versions: DesiredVersion) -> None:
@@ -290,7 +296,7 @@ async def test_a_replica_that_waits_is_told_each_filter_and_what_would_help_but_
     built: wiring.Deps,
 ) -> None:
     for device in (0, 1):
-        built.fleet.hosts[f"{SECRET}{device}"] = host(f"{SECRET}{device}", SECRET, "x", 637, device)
+        seat(built, host(f"{SECRET}{device}", SECRET, "x", 637, device))
     want(built, desired(500, gpu_models=["T4"]))
     built.reconciler.queued = {("acme", "m", 1): ["the freest has 363 milli"]}
     (version,) = (await explained(built)).versions
@@ -307,7 +313,7 @@ async def test_a_replica_with_a_place_is_told_where_and_why(built: wiring.Deps) 
     want(built, desired(500, least=0))
     (version,) = (await explained(built)).versions
     assert "nobody asked for it within 300 s" in version.reason
-    built.fleet.hosts["h"] = host("h", "acme", "m", 500, 0)
+    seat(built, host("h", "acme", "m", 500, 0))
     (version,) = (await explained(built)).versions
     (placement,) = version.placed
     assert (placement.node, placement.devices, placement.gpu_milli) == ("a", [0], 500)
@@ -324,8 +330,9 @@ async def test_shares_are_held_as_guaranteed_then_borrowed(built: wiring.Deps) -
         tenant="acme", gpu_milli=2000, gpu_shares=[GpuShare(gpu_model="T4", guaranteed_milli=5000, borrow_milli=400)]
     )
     built.questions.limits.take("acme", Versioned(epoch=1, version=1, value=limits.model_dump(mode="json")))
-    built.fleet.hosts = {f"h{number}": host(f"h{number}", "acme", "m", 600, number) for number in (0, 1)}
-    built.fleet.hosts["other"] = host("other", SECRET, "x", 300, 0)
+    for number in (0, 1):
+        seat(built, host(f"h{number}", "acme", "m", 600, number))
+    seat(built, host("other", SECRET, "x", 300, 0))
     want(built, desired(500))
     built.reconciler.queued = {("acme", "m", 1): ["full", "full"]}
     answer = await built.questions.answer(SchedulerAsk(what="shares", tenant="acme"))
@@ -369,7 +376,7 @@ async def test_only_the_leader_answers(asking: wiring.Deps) -> None:
 
 async def test_a_cluster_larger_than_a_message_is_answered_in_parts(asking: wiring.Deps) -> None:
     names = [f"{number}-{secrets.token_hex(300)}" for number in range(4000)]  # which no packing makes shorter
-    asking.reconciler.nodes.live = [RayNode(NodeSize(name, 8, 64_000, 1 << 18), name) for name in names]
+    asking.fleet.account.set_nodes(NodeSize(name, 8, 64_000, 1 << 18) for name in names)
     question = SchedulerAsk(what="nodes")
     first = await request(asking.bus, question, 60.0)
     assert first.parts > 1
@@ -382,9 +389,8 @@ async def test_a_cluster_larger_than_a_message_is_answered_in_parts(asking: wiri
 async def test_what_cannot_be_read_or_answered_is_said_and_the_next_question_answered(asking: wiring.Deps) -> None:
     message = await asking.bus.client.request(scheduler_subject("default"), b"{", 5.0)
     assert "cannot be read" in SchedulerAnswer.model_validate_json(message.data).error
-    asking.fleet.hosts["bad"] = host("bad", "acme", "m", 100, 0)
-    asking.fleet.hosts["bad"].placed = asking.fleet.hosts["bad"].placed.model_copy(update={"asked": {"gpu_milli": -1}})
+    asking.fleet.account.held["bad"] = cast("Held", None)
     assert "its log says why" in (await request(asking.bus, SchedulerAsk(what="nodes"))).error
-    asking.fleet.hosts.clear()
+    del asking.fleet.account.held["bad"]
     state = await request(asking.bus, SchedulerAsk(what="state"))
     assert replay(state.answer)["decisions"] == []

@@ -180,6 +180,11 @@ class BucketWriter:
     may_write: Callable[[], bool] = lambda: True
     _dirty: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def behind(self) -> bool:
+        """Whether the bucket lacks something that was put: `run` will make up for it."""
+        return self._dirty.is_set() or not self.bus.connected
+
     async def put(self, key: str, entry: Versioned) -> bool:
         """Write `entry` unless the bucket holds a newer one. False when the bus is away: `run` makes up for it.
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,8 +20,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from moorage_common.contracts.desired import SchedulingClass
 from moorage_common.contracts.model import Contract
 from moorage_scheduler import groups
+from moorage_scheduler.actors import Reservation, placed_class
 from moorage_scheduler.placement.state import NodeSize
 
 log = structlog.get_logger()
@@ -74,6 +75,11 @@ class Placed(Contract):
     started_at: float
     moved_from: str = ""
     """The host whose place it takes."""
+    gpu_milli: int | None = None
+    """What it got of each device; less than asked where an elastic ask was trimmed."""
+    scheduling_class: SchedulingClass = "standard"
+    priority: int = 50
+    pinned: bool = False
     epoch: int = 0
     format: str = ""
 
@@ -94,43 +100,6 @@ class LeftOut:
 
     cpus: float = 0.2
     gpus: int = 0
-
-
-def placed_class(host_class: type[Any]) -> type[Any]:
-    """`host_class` that also remembers where it was placed, and shows its libraries all of its devices.
-
-    A warm one learns both when it is assigned, before any library has looked for devices.
-    """
-
-    class PlacedHost(host_class):  # type: ignore[misc]
-        def __init__(self, config_json: str, placed_json: str, siblings: list[int]) -> None:
-            self._placed_json = placed_json
-            self._devices = sorted({*(int(device) for device in ray.get_gpu_ids()), *siblings})
-            if siblings:
-                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._devices))
-            super().__init__(config_json)
-
-        def assign(self, config_json: str, placed_json: str, devices: list[int]) -> dict[str, Any]:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, sorted(devices)))
-            super().assign(config_json)
-            self._placed_json, self._devices = placed_json, sorted(devices)
-            return self.identity()
-
-        def placed(self) -> str:
-            return self._placed_json
-
-        def identity(self) -> dict[str, Any]:
-            return {**super().identity(), "devices": self._devices}
-
-    return PlacedHost
-
-
-class Reservation:
-    """Holds a share of a bundle's GPU for a replica that runs elsewhere on the node: the whole one of a sibling for a
-    replica of several devices; for a warm host that was assigned, all of its devices."""
-
-    def devices(self) -> list[int]:
-        return [int(device) for device in ray.get_gpu_ids()]
 
 
 @dataclass

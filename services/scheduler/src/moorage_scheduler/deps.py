@@ -10,9 +10,10 @@ import structlog
 from nats.aio.msg import Msg
 
 from moorage_common.bus import BUS_ERRORS, Bus
-from moorage_common.contracts.desired import LoadSpec, Resources
+from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.load import WakeAnswer
 from moorage_common.contracts.names import (
+    BUCKET_CLUSTERS,
     BUCKET_DESIRED,
     BUCKET_ENDPOINTS,
     BUCKET_LIMITS,
@@ -20,17 +21,23 @@ from moorage_common.contracts.names import (
     desired_key,
     wake_subject,
 )
+from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketReader
 from moorage_runtime.config import HostConfig
 from moorage_scheduler import serve_apps
+from moorage_scheduler.admission import Admission
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, LeftOut
+from moorage_scheduler.draining import Draining
 from moorage_scheduler.grouping import PoolSize
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
+from moorage_scheduler.journal import Journal
 from moorage_scheduler.leadership import Leadership
 from moorage_scheduler.limits import LimitsBoard
 from moorage_scheduler.loads import LoadBoard
 from moorage_scheduler.metrics import SchedulerMetrics
+from moorage_scheduler.moves import MoveLimits, Mover
 from moorage_scheduler.nodes import Nodes
+from moorage_scheduler.placement.state import ClusterState
 from moorage_scheduler.placing import Placing
 from moorage_scheduler.pools import Pools
 from moorage_scheduler.questions import Questions
@@ -38,6 +45,7 @@ from moorage_scheduler.reconcile import Reconciler
 from moorage_scheduler.reporting import Reporting
 from moorage_scheduler.reports import Publisher, Reports
 from moorage_scheduler.settings import Settings
+from moorage_scheduler.shares import SharesBoard
 from moorage_scheduler.sizing import WarmSize
 from moorage_scheduler.starts import StartTimes
 from moorage_scheduler.targets import Targets
@@ -51,6 +59,25 @@ SETTLE_S = 10.0
 SWEEP_S = 5.0
 HOST_MIB = 320
 """What a pooled host takes beside its models: an interpreter, the libraries of its formats, buffers."""
+INTENT_S = 3.0
+"""How long the drained nodes and the limits are waited for: a registry that writes what is desired writes them too."""
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The buckets that the registry writes."""
+
+    desired: BucketReader
+    intent: BucketReader
+    limits: BucketReader
+
+    async def synced(self) -> None:
+        """Until what is desired is known, and what operators want and tenants may have, which may be away longer."""
+        await self.desired.synced.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(INTENT_S):
+                await self.intent.synced.wait()
+                await self.limits.synced.wait()
 
 
 @dataclass(frozen=True)
@@ -68,8 +95,7 @@ class Deps:
     starts: StartTimes
     reconciler: Reconciler
     questions: Questions
-    desired: BucketReader
-    limits: BucketReader
+    readers: Readers
     reached: asyncio.Event
     """Set once this process is a driver of the Ray cluster."""
     leading: asyncio.Event
@@ -83,7 +109,7 @@ class Deps:
             return None
         if not self.leading.is_set():
             return "the lease is not ours yet: is NATS running? That of a scheduler that died runs out within seconds"
-        if not self.desired.synced.is_set():
+        if not self.readers.desired.synced.is_set():
             return "the desired state has not been read yet: are NATS and a registry running?"
         return None
 
@@ -130,33 +156,40 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
 
     starts = StartTimes(metrics, format_of)
 
-    def start_pool(tenant: str, number: int, asked: Resources) -> str | None:
-        return reconciler.start_pool(tenant, number, asked)
-
-    fleet = Fleet(cluster, metrics, on_change)
-    nodes = Nodes(cluster, settings.node_grace_s, changed.set)
+    account = ClusterState()
+    fleet = Fleet(cluster, metrics, on_change, account)
+    nodes = Nodes(cluster, account, settings.node_grace_s, changed.set)
     validations = Validations(
         cluster,
         metrics,
         configure=lambda host_id, tenant: configure(host_id, tenant, []),
-        nodes=lambda: nodes.live,
+        nodes=lambda: nodes.open,
+        account=account,
         on_result=changed.set,
     )
     loads = LoadBoard()
     targets = Targets(loads)
     warm = Warm(cluster, configure_warm, WarmSize(settings.warm_least, settings.warm_most, settings.warm_memory_mib))
+    placing = Placing(fleet, nodes, configure, warm, settings.pool_memory_mib)
+    move_limits = MoveLimits(settings.move_cooldown_s, settings.moves_an_hour)
+    mover = Mover(fleet, placing, metrics, move_limits, told=reports.told)
+    limits = LimitsBoard()
+    shares = SharesBoard(limits, settings.reclaim_grace_s)
+    admission = Admission(fleet, placing, mover, shares.current, Journal())
     pools = Pools(
         fleet,
         targets,
-        start=start_pool,
-        leaves=lambda _host: False,
+        start=admission.start_pool,
+        leaves=lambda host: host.placed.node in nodes.drained,
         size=_pool_size(settings),
     )
     reconciler = Reconciler(
         fleet,
         nodes,
         targets,
-        Placing(fleet, nodes, configure, warm, settings.pool_memory_mib),
+        mover,
+        admission,
+        Draining(fleet, nodes, mover),
         pools,
         warm,
         validations,
@@ -164,13 +197,20 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         changed,
     )
     leading = asyncio.Event()
-    limits = LimitsBoard()
     questions = Questions(bus, settings.cluster, reconciler, limits, lambda: leading.is_set() and leadership.valid())
-    desired = BucketReader(bus, BUCKET_DESIRED, reconciler.desire, prefix=f"{settings.cluster}.")
-    limits_reader = BucketReader(bus, BUCKET_LIMITS, limits.take)
+
+    def on_intent(key: str, entry: Versioned) -> None:
+        if key == settings.cluster:
+            reconciler.intend(entry)
+
+    readers = Readers(
+        desired=BucketReader(bus, BUCKET_DESIRED, reconciler.desire, prefix=f"{settings.cluster}."),
+        intent=BucketReader(bus, BUCKET_CLUSTERS, on_intent, prefix=settings.cluster),
+        limits=BucketReader(bus, BUCKET_LIMITS, limits.take),
+    )
     return Deps(
-        settings, bus, leadership, cluster, fleet, validations, reports, loads, starts, reconciler, questions, desired,
-        limits_reader, reached=asyncio.Event(), leading=leading,
+        settings, bus, leadership, cluster, fleet, validations, reports, loads, starts, reconciler, questions, readers,
+        reached=asyncio.Event(), leading=leading,
     )  # fmt: skip
 
 
@@ -205,8 +245,8 @@ async def running(deps: Deps) -> AsyncIterator[asyncio.Task[None]]:
 async def _work(deps: Deps) -> None:
     """Lead, adopt what runs, and only then write and act: nothing is placed twice or forgotten."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(deps.desired.run())
-        group.create_task(deps.limits.run())
+        for reader in (deps.readers.desired, deps.readers.intent, deps.readers.limits):
+            group.create_task(reader.run())
         group.create_task(_listen(deps))
         group.create_task(deps.questions.listen())
         group.create_task(_reach(deps))
@@ -218,7 +258,7 @@ async def _work(deps: Deps) -> None:
             group.create_task(publisher.writer.run())
         group.create_task(deps.reconciler.watch_nodes())
         group.create_task(_sweep(deps))
-        await deps.desired.synced.wait()
+        await deps.readers.synced()
         group.create_task(deps.reconciler.run())
 
 

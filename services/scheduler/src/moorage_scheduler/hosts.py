@@ -19,7 +19,7 @@ from moorage_common.contracts.endpoints import HeldVersion
 from moorage_common.contracts.model import Contract
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, NotLeading, Placed
 from moorage_scheduler.metrics import SchedulerMetrics
-from moorage_scheduler.placement.state import Ask, Held
+from moorage_scheduler.placement.state import Ask, ClusterState, Held
 from moorage_scheduler.serve_room import at_host
 
 log = structlog.get_logger()
@@ -78,10 +78,23 @@ class Host:
     def key(self) -> VersionKey:
         return (self.placed.tenant, self.placed.model, self.placed.version)
 
+    @property
+    def leaving(self) -> bool:
+        return self.state in ("stopping", "failed")
+
+    @property
+    def serving(self) -> bool:
+        return self.state == "ready" and self.reachable
+
     def held(self) -> Held:
-        resources = at_host(self.placed.format, Resources.model_validate(self.placed.asked))
-        ask = Ask(self.placed.tenant, self.placed.model, self.placed.version, resources)
-        return Held(ask, self.placed.node, tuple(self.placed.devices))
+        return held_of(self.placed)
+
+
+def held_of(placed: Placed) -> Held:
+    """What a host takes of the cluster, as the account keeps it."""
+    resources = at_host(placed.format, Resources.model_validate(placed.asked))
+    ask = Ask(placed.tenant, placed.model, placed.version, resources, placed.scheduling_class, placed.priority)
+    return Held(ask, placed.node, tuple(placed.devices), placed.gpu_milli, placed.pinned, placed.started_at)
 
 
 @dataclass(frozen=True)
@@ -107,11 +120,15 @@ class Start:
 
 @dataclass
 class Fleet:
-    """All replica hosts of the cluster. `on_change` is called after each change of a host, also when it has gone."""
+    """All replica hosts of the cluster. `on_change` is called after each change of a host, also when it has gone.
+
+    A host is in `account` from the decision to start it until Ray has confirmed that it is removed.
+    """
 
     cluster: Cluster
     metrics: SchedulerMetrics
     on_change: Callable[[Host], None]
+    account: ClusterState = field(default_factory=ClusterState)
     hosts: dict[str, Host] = field(default_factory=dict)
     failures: dict[VersionKey, Failure] = field(default_factory=dict)
     _crashes: dict[VersionKey, int] = field(default_factory=lambda: defaultdict(int))
@@ -127,22 +144,33 @@ class Fleet:
 
     def adopt(self, placed: Placed) -> None:
         """Follow a host that runs already."""
+        if placed.host_id in self.hosts:
+            return
         host = self._add(placed)
         log.info("adopting a host", host_id=placed.host_id, node=placed.node, devices=placed.devices)
         self._spawn(host, self._follow(host))
 
-    def retire(self, host_id: str) -> None:
-        """Stop a host without losing a request: routers leave first, what is in flight ends, then the process."""
+    def arriving(self, host: Host) -> bool:
+        """Whether it will take the place of a host that still counts."""
+        source = self.hosts.get(host.placed.moved_from)
+        return source is not None and not source.leaving
+
+    def retire(self, host_id: str, reason: str = "") -> None:
+        """Stop a host without losing a request: routers leave first, what is in flight ends, then the process.
+
+        Args:
+            reason: why, for people.
+        """
         host = self.hosts[host_id]
-        if host.state not in ("stopping", "failed"):
-            host.state = "stopping"
+        if not host.leaving:
+            host.state, host.reason = "stopping", reason
             self.on_change(host)
             self._spawn(host, self._retire(host))
 
     def drop_nodes(self, lost: Collection[str]) -> None:
         """Give up hosts on the nodes with these ids of Ray. It does not speak against their versions."""
         for host in self.hosts.values():
-            if host.placed.node_id in lost and host.state not in ("stopping", "failed"):
+            if host.placed.node_id in lost and not host.leaving:
                 log.warning("host lost with its node", host_id=host.placed.host_id, node=host.placed.node)
                 host.state, host.reason, host.lost_at = "stopping", "its node was lost", time.time()
                 self._crashes.pop(host.key, None)
@@ -166,6 +194,7 @@ class Fleet:
 
     def _add(self, placed: Placed) -> Host:
         host = self.hosts[placed.host_id] = Host(placed)
+        self.account.add(placed.host_id, host.held())
         self.on_change(host)
         return host
 
@@ -291,6 +320,9 @@ class Fleet:
         self._heard.set()
         log.warning("host lost", host_id=host.placed.host_id, reason=reason, restarted_by_ray=not given_up)
         self.on_change(host)
+        if self.arriving(host):
+            await self._remove(host)
+            return
         lasted = host.ready_at is not None and now - host.ready_at >= LASTING_S
         self._crashes[host.key] = 1 if lasted else self._crashes[host.key] + 1
         most = POOL_CRASHES if host.placed.purpose == "pool" else CRASHES
@@ -302,9 +334,16 @@ class Fleet:
             await self._remove(host)
 
     async def _fail(self, host: Host) -> None:
-        """Stop the host; the version is not tried again until something else is desired of it."""
+        """Stop the host; the version is not tried again until something else is desired of it.
+
+        One that was to take another's place is only given up: the other goes on.
+        """
         host.state = "failed"
         await self._read_logs(host)
+        if self.arriving(host):
+            log.warning("arrival failed", host_id=host.placed.host_id, reason=host.reason)
+            await self._remove(host)
+            return
         self.failures[host.key] = Failure(host.placed.host_id, host.reason, list(host.log_lines))
         log.warning("version failed", host_id=host.placed.host_id, reason=host.reason)
         await self._remove(host)
@@ -329,7 +368,8 @@ class Fleet:
             except ClusterUnreachable as error:
                 log.warning("host not removed yet", host_id=host.placed.host_id, error=str(error))
                 await asyncio.sleep(1.0)
-        self.hosts.pop(host.placed.host_id, None)
+        if self.hosts.pop(host.placed.host_id, None) is not None:
+            self.account.remove(host.placed.host_id)
         self.on_change(host)
 
     async def _read_logs(self, host: Host) -> None:

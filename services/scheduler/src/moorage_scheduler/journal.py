@@ -162,10 +162,14 @@ class Journal:
             self._base_context.update(oldest.context)
 
     def placed(self, replica: str, state: ClusterState, ask: Ask, place: Place) -> None:
-        """Keep why `replica` went where it did."""
+        """Keep why `replica` went where it did, told before `state` has it."""
+        self.keep(replica, why(state, ask, place))
+
+    def keep(self, replica: str, reason: str) -> None:
+        """Keep the reason why `replica` went where it did."""
         while len(self._whys) >= WHYS_KEPT:
             self._whys.pop(next(iter(self._whys)))
-        self._whys[replica] = why(state, ask, place)
+        self._whys[replica] = reason
 
     def why(self, replica: str) -> str:
         """Why it is where it is; empty where an earlier scheduler placed it."""

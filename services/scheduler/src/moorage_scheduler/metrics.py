@@ -17,6 +17,7 @@ class SchedulerMetrics:
     replicas: Gauge = field(init=False)
     gpu_milli_free: Gauge = field(init=False)
     placements: Counter = field(init=False)
+    moves: Counter = field(init=False)
     queued: Gauge = field(init=False)
     recovery_seconds: Histogram = field(init=False)
     validations: Counter = field(init=False)
@@ -34,6 +35,9 @@ class SchedulerMetrics:
             "moorage_scheduler_gpu_milli_free", "Thousandths of a GPU free.", ["node", "device"], registry=registry
         )
         self.placements = Counter("moorage_scheduler_placements", "Replicas placed.", registry=registry)
+        self.moves = Counter(
+            "moorage_scheduler_moves", "Replicas moved, by outcome: done or aborted.", ["outcome"], registry=registry
+        )
         self.queued = Gauge("moorage_scheduler_queued", "Replicas that fit nowhere now.", registry=registry)
         self.recovery_seconds = Histogram(
             "moorage_scheduler_recovery_seconds",

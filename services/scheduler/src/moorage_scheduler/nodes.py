@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, RayNode
+from moorage_scheduler.placement.state import ClusterState
 
 log = structlog.get_logger()
 
@@ -18,12 +19,14 @@ class Nodes:
 
     Args:
         grace_s: how long hosts of a node that went away keep their place in the account, in case it comes back.
-        on_change: called when `live` became another.
+        on_change: called when the live or the drained nodes became others.
     """
 
     cluster: Cluster
+    account: ClusterState
     grace_s: float
     on_change: Callable[[], None]
+    drained: frozenset[str] = frozenset()
     live: list[RayNode] = field(default_factory=list)
     _alive: frozenset[str] | None = None
     _away_since: dict[str, float] = field(default_factory=dict)
@@ -34,6 +37,20 @@ class Nodes:
             if node.size.name == name:
                 return node
         raise KeyError(name)
+
+    @property
+    def open(self) -> list[RayNode]:
+        """Those that may take more."""
+        return [node for node in self.live if node.size.name not in self.drained]
+
+    def drain(self, names: Iterable[str]) -> None:
+        """Exactly these nodes take nothing more, whether they live now or come later."""
+        drained = frozenset(names)
+        if drained != self.drained:
+            log.info("drained nodes", nodes=sorted(drained))
+            self.drained = drained
+            self.account.close(drained)
+            self.on_change()
 
     async def refresh(self) -> None:
         """Read the nodes, make groups of new ones, remove those of nodes that are gone. Raises ClusterUnreachable."""
@@ -47,6 +64,7 @@ class Nodes:
         if live != self.live:
             log.info("nodes", nodes=[f"{node.size.name}: {node.size.devices} GPU" for node in live])
             self.live = live
+            self.account.set_nodes(node.size for node in live)
             self.on_change()
 
     async def _has_groups(self, node: RayNode) -> bool:

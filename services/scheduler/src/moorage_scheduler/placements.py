@@ -9,9 +9,11 @@ from moorage_scheduler.reports import replica_status
 
 def placements(reconciler: Reconciler) -> dict[str, Any]:
     """`{"nodes": [{name, gpu_model, cpu_milli_free, memory_mib_free, devices: [{device, milli_free, replicas}], ...}],
-    "queued": [{tenant, model, version, reasons}], "warm": [host ids of empty hosts that can be taken]}`."""
+    "drained": {node: {host_id: why it is still there}}, "queued": [{tenant, model, version, reasons}],
+    "warm": [host ids of empty hosts that can be taken]}`."""
     return {
         "nodes": [_node(node, reconciler) for node in reconciler.state().nodes],
+        "drained": reconciler.draining.left,
         "queued": [
             {"tenant": tenant, "model": model, "version": version, "reasons": reasons}
             for (tenant, model, version), reasons in reconciler.queued.items()

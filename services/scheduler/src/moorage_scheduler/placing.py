@@ -13,7 +13,7 @@ from moorage_scheduler.cluster import Placed
 from moorage_scheduler.hosts import Fleet, Start, VersionKey
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placement.decisions import Place
-from moorage_scheduler.placement.state import DEVICE_MILLI, Ask
+from moorage_scheduler.placement.state import DEVICE_MILLI, Ask, NodeSize, Shape
 from moorage_scheduler.pools import POOL_MODEL, pool_host_id
 from moorage_scheduler.serve_room import at_host
 from moorage_scheduler.warm import Warm
@@ -44,7 +44,6 @@ class Placing:
             moved_from: the host whose place it takes once it is ready.
         """
         tenant, model, number = key
-        ask = Ask(tenant, model, number, at_host(version.load.format, version.resources))
         taken = self.warm.take(place.node)
         host_id = taken or f"{tenant}.{model}.{number}.{secrets.token_hex(3)}"
         node = self.nodes.named(place.node)
@@ -61,11 +60,15 @@ class Placing:
             started_at=time.time(),
             moved_from=moved_from,
             format=version.load.format,
+            gpu_milli=place.gpu_milli,
+            scheduling_class=version.scheduling_class,
+            priority=version.priority,
+            pinned=version.pinned,
         )
-        config = self.configure(host_id, tenant, [version.load])
+        config = self.configure(host_id, tenant, [_bounded(version, place, node.size)])
         where = {"node": place.node, "devices": place.devices}
         log.info("placing", host_id=host_id, model=model, version=number, moved_from=moved_from, **where)
-        self.fleet.start(Start(placed, node.ray_id, ask.device_milli() / DEVICE_MILLI, config, warm=taken is not None))
+        self.fleet.start(Start(placed, node.ray_id, place.gpu_milli / DEVICE_MILLI, config, warm=taken is not None))
         return host_id
 
     def start_pool(self, tenant: str, number: int, asked: Resources, place: Place) -> None:
@@ -89,3 +92,17 @@ class Placing:
         config = self.configure(placed.host_id, tenant, [], pool_memory_mib=self.pool_memory_mib)
         log.info("placing a pool", host_id=placed.host_id, tenant=tenant, pool=number, node=place.node)
         self.fleet.start(Start(placed, node.ray_id, 0.0, config, warm=taken is not None))
+
+
+def ask_of(key: VersionKey, version: DesiredVersion) -> Ask:
+    """What one replica of a version asks for."""
+    resources = at_host(version.load.format, version.resources)
+    return Ask(*key, resources, version.scheduling_class, version.priority)
+
+
+def _bounded(version: DesiredVersion, place: Place, size: NodeSize) -> LoadSpec:
+    """What to load, held to the GPU memory that it asks for on this node."""
+    if not place.devices:
+        return version.load
+    mib = Shape.of(version.resources).demand.on(size)[1]
+    return version.load.model_copy(update={"gpu_mem_mib": mib})

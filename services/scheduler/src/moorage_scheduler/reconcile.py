@@ -9,23 +9,22 @@ from dataclasses import dataclass, field
 import structlog
 from pydantic import ValidationError
 
-from moorage_common.contracts.desired import Desired, DesiredVersion, Resources
+from moorage_common.contracts.cluster import ClusterIntent
+from moorage_common.contracts.desired import Desired, DesiredVersion
 from moorage_common.contracts.tensors import DATA_FORMATS
 from moorage_common.contracts.versioned import Versioned
+from moorage_scheduler.admission import Admission, Pending
 from moorage_scheduler.changes import Running, compare, makes_room
 from moorage_scheduler.cluster import ClusterUnreachable, NotLeading
+from moorage_scheduler.draining import Draining
 from moorage_scheduler.grouping import is_pooled
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.journal import Journal
+from moorage_scheduler.moves import Mover
 from moorage_scheduler.nodes import Nodes
-from moorage_scheduler.placement.decisions import Place
-from moorage_scheduler.placement.plan import place
-from moorage_scheduler.placement.state import Ask, ClusterState
-from moorage_scheduler.placing import Placing
-from moorage_scheduler.pools import POOL_MODEL, Pools
+from moorage_scheduler.placement.state import ClusterState
+from moorage_scheduler.pools import Pools
 from moorage_scheduler.reporting import Reporting
-from moorage_scheduler.serve_apps import without_room
-from moorage_scheduler.serve_room import at_host
 from moorage_scheduler.targets import Targets
 from moorage_scheduler.validations import Validations
 from moorage_scheduler.warm import Warm
@@ -35,6 +34,9 @@ log = structlog.get_logger()
 STEP_S = 1.0
 NODES_S = 2.0
 UNREACHABLE_LIMIT = 3
+VALIDATION_IDLE_S = 5.0
+"""How long a validation host stays warm while replicas wait for a place."""
+_KEPT = "what runs with other resources stays, because min_replicas is {}: lower it to let that go first"
 
 
 @dataclass
@@ -44,7 +46,9 @@ class Reconciler:
     fleet: Fleet
     nodes: Nodes
     targets: Targets
-    placing: Placing
+    mover: Mover
+    admission: Admission
+    draining: Draining
     pools: Pools
     warm: Warm
     validations: Validations
@@ -52,7 +56,6 @@ class Reconciler:
     changed: asyncio.Event
     desired: dict[str, Desired] = field(default_factory=dict)
     queued: dict[VersionKey, list[str]] = field(default_factory=dict)
-    journal: Journal = field(default_factory=Journal)
     _failed_specs: dict[VersionKey, DesiredVersion] = field(default_factory=dict)
 
     def desire(self, key: str, entry: Versioned) -> None:
@@ -65,6 +68,15 @@ class Reconciler:
             except ValidationError as error:
                 log.error("unreadable desired state ignored", key=key, errors=error.error_count())
         self.changed.set()
+
+    def intend(self, entry: Versioned) -> None:
+        """Take what operators want of the cluster."""
+        try:
+            intent = ClusterIntent.model_validate(entry.value or {"cluster": ""})
+        except ValidationError as error:
+            log.error("unreadable intent ignored", errors=error.error_count())
+        else:
+            self.nodes.drain(intent.drained)
 
     async def adopt(self) -> None:
         """Take over what runs already. Raises ClusterUnreachable."""
@@ -80,8 +92,10 @@ class Reconciler:
     async def refresh_nodes(self) -> None:
         """Read the live nodes and give up hosts of lost ones. Raises ClusterUnreachable."""
         await self.nodes.refresh()
-        used = {(host.placed.node, host.placed.node_id) for host in self.fleet.hosts.values()}
-        self.fleet.drop_nodes(self.nodes.lost(used))
+        hosts = [*(host.placed for host in self.fleet.hosts.values()), *self.validations.hosts()]
+        lost = self.nodes.lost((placed.node, placed.node_id) for placed in hosts)
+        self.fleet.drop_nodes(lost)
+        self.validations.drop_nodes(lost)
 
     async def watch_nodes(self) -> None:
         """Keep the nodes current until cancelled. Raises ClusterUnreachable when Ray stays away."""
@@ -90,7 +104,7 @@ class Reconciler:
             await asyncio.sleep(NODES_S)
             try:
                 await self.refresh_nodes()
-                await self.validations.sweep()
+                self.validations.sweep()
                 failures = 0
             except NotLeading as error:
                 log.debug("nodes not followed", error=str(error))
@@ -111,10 +125,14 @@ class Reconciler:
                 continue
             self.changed.clear()
 
+    @property
+    def journal(self) -> Journal:
+        """Why what was decided was."""
+        return self.admission.journal
+
     def state(self) -> ClusterState:
         """The planner's account now."""
-        held = {host_id: host.held() for host_id, host in self.fleet.hosts.items()}
-        return ClusterState.of((node.size for node in self.nodes.live), held)
+        return self.fleet.account
 
     def wanted(self) -> dict[VersionKey, DesiredVersion]:
         """Every version that should run, in a fixed order."""
@@ -129,20 +147,25 @@ class Reconciler:
         """One comparison of everything."""
         self.targets.loads.sample(now)
         by_version = self._by_version()
-        wanted = self.wanted()
-        self.queued = {}
+        wanted = self.mover.wanted = self.wanted()
         self._forget_what_is_not(wanted)
         for key in sorted(by_version.keys() - wanted.keys()):
             self._retire(host.placed.host_id for host in by_version[key])
         pooled = {key: version for key, version in wanted.items() if self._in_pool(key, version, by_version[key])}
         # What callers wait for comes first; otherwise the order is fixed.
-        for key, version in sorted(wanted.items(), key=lambda one: not self.targets.loads.is_waited_for(one[0], now)):
-            if not is_pooled(version):
-                self._bring(key, version, by_version[key], now)
+        first = sorted(wanted.items(), key=lambda one: not self.targets.loads.is_waited_for(one[0], now))
+        dedicated = [(key, version) for key, version in first if not is_pooled(version)]
+        pending = [one for key, version in dedicated for one in self._bring(key, version, by_version[key], now)]
+        self.mover.step(now)
+        self.draining.step(now)
+        self.queued = self.admission.admit(pending, now)
+        self._make_way(by_version)
         self.queued |= self.pools.step(pooled, now)
         for key in pooled:
             if is_pooled(wanted[key]) and by_version[key] and self.pools.ready(key):
                 self._retire(host.placed.host_id for host in by_version[key])
+        if self.queued:
+            self.validations.sweep(idle_s=VALIDATION_IDLE_S)
         self._keep_warm()
         self.validations.want(self.desired.values())
         self.reporting.publish(self.desired.values(), self.queued, self.state())
@@ -160,20 +183,12 @@ class Reconciler:
             return True
         return self.pools.holds(key) and not any(host.state == "ready" and host.reachable for host in hosts)
 
-    def start_pool(self, tenant: str, number: int, asked: Resources) -> str | None:
-        """Place and start a host of a pool; the reason when it has to wait."""
-        decision = place(self.state(), Ask(tenant, POOL_MODEL, number, asked))
-        if not isinstance(decision, Place):
-            return decision.reason
-        self.placing.start_pool(tenant, number, asked, decision)
-        return None
-
     def _keep_warm(self) -> None:
         free = {node.size.name: node.free_mem_mib for node in self.state().nodes}
         starting = ("starting", "loading")
         busy = {host.placed.node for host in self.fleet.hosts.values() if host.state in starting}
         formats = sorted({v.load.format for entry in self.desired.values() for v in entry.versions} & DATA_FORMATS)
-        self.warm.step(self.nodes.live, free, busy, formats)
+        self.warm.step(self.nodes.open, free, busy, formats)
 
     def _forget_what_is_not(self, wanted: Mapping[VersionKey, DesiredVersion]) -> None:
         """A failed version is tried again when something else is desired of it."""
@@ -184,46 +199,44 @@ class Reconciler:
                 self._failed_specs.pop(key, None)
         self.targets.keep(wanted.keys())
 
-    def _bring(self, key: VersionKey, version: DesiredVersion, hosts: list[Host], now: float) -> None:
-        """Bring one version to the number of hosts it should have."""
+    def _bring(self, key: VersionKey, version: DesiredVersion, hosts: list[Host], now: float) -> list[Pending]:
+        """Retire what one version has too much; the replicas that it lacks."""
         if key in self.fleet.failures:
             self._retire(host.placed.host_id for host in hosts)
-            return
-        asked = version.resources.model_dump(mode="json")
-        running = [_running(host, asked) for host in hosts]
+            return []
+        running = self._running(version, hosts)
         present = sum(host.state != "stopping" for host in hosts)
         change = compare(self.targets.of(key, version, present, now), running)
-        reasons = [reason for _ in range(change.start) if (reason := self._start(key, version)) is not None]
         self._retire(change.retire)
-        if not reasons:
-            return
-        self.queued[key] = reasons
-        if not change.retire and (first := makes_room(version.min_replicas, running)) is not None:
-            self._retire([first])
+        return [Pending(key, version)] * change.start
 
-    def _start(self, key: VersionKey, version: DesiredVersion) -> str | None:
-        """Place and start one host; the reason when it has to wait."""
-        reason = without_room(version, (host.placed for host in self.fleet.hosts.values()), self.nodes.live)
-        if reason is not None:
-            return reason
-        state, ask = self.state(), Ask(*key, at_host(version.load.format, version.resources))
-        decision = place(state, ask)
-        self.journal.decided(state, ask, decision)
-        if not isinstance(decision, Place):
-            return decision.reason
-        self.journal.placed(self.placing.start(key, version, decision), state, ask, decision)
-        return None
+    def _make_way(self, by_version: Mapping[VersionKey, list[Host]]) -> None:
+        """Where successors of other resources fit nowhere, predecessors go first, down to the minimum that is ready."""
+        for key, reasons in self.queued.items():
+            version = self.mover.wanted[key]
+            running = self._running(version, by_version.get(key, []))
+            if not any(not one.current and not one.leaving for one in running):
+                continue
+            first = makes_room(version.min_replicas, running)
+            if first is not None:
+                self._retire([first])
+            elif not any(one.leaving for one in running):
+                reasons[:] = [f"{reason}; {_KEPT.format(version.min_replicas)}" for reason in reasons]
+
+    def _running(self, version: DesiredVersion, hosts: Iterable[Host]) -> list[Running]:
+        asked = version.resources.model_dump(mode="json")
+        return [
+            Running(
+                host_id=host.placed.host_id,
+                ready=host.serving,
+                leaving=host.leaving,
+                current=host.placed.asked == asked,
+                started_at=host.placed.started_at,
+                arriving=self.fleet.arriving(host),
+            )
+            for host in hosts
+        ]
 
     def _retire(self, host_ids: Iterable[str]) -> None:
         for host_id in host_ids:
             self.fleet.retire(host_id)
-
-
-def _running(host: Host, asked: Mapping[str, object]) -> Running:
-    return Running(
-        host_id=host.placed.host_id,
-        ready=host.state == "ready" and host.reachable,
-        leaving=host.state in ("stopping", "failed"),
-        current=host.placed.asked == asked,
-        started_at=host.placed.started_at,
-    )

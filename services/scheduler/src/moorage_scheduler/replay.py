@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from moorage_common.contracts.desired import Resources
 from moorage_scheduler.journal import FORMAT, decision_json
+from moorage_scheduler.placement.deciding import Grounds, decide
 from moorage_scheduler.placement.decisions import Decision
 from moorage_scheduler.placement.fragmentation import Typical
 from moorage_scheduler.placement.plan import place
@@ -60,8 +61,9 @@ def _again(number: int, entry: Mapping[str, Any], state: ClusterState, context: 
     }
 
 
-def decide_again(state: ClusterState, ask: Ask, _context: Mapping[str, Any]) -> Decision:
-    return place(state, ask)
+def decide_again(state: ClusterState, ask: Ask, context: Mapping[str, Any]) -> Decision:
+    """As it was decided; without grounds it was a plain placement."""
+    return decide(state, ask, Grounds.of_recorded(context)) if context else place(state, ask)
 
 
 def _apply(state: ClusterState, changes: Mapping[str, Any]) -> None:

@@ -77,9 +77,13 @@ class Publisher:
             self._dropped_at[key] = time.monotonic()
         else:
             self._dropped_at.pop(key, None)
-        put = asyncio.create_task(self.writer.put(key, entry))
+        put = asyncio.create_task(self.writer.put(key, entry), name=key)
         self._puts.add(put)
         put.add_done_callback(self._puts.discard)
+
+    def written(self, key: str) -> bool:
+        """Whether what is held of `key` has reached the bucket, as far as is known."""
+        return not self.writer.behind and key in self.entries and all(put.get_name() != key for put in self._puts)
 
     def live(self) -> set[str]:
         """Keys that are not tombstones."""
@@ -183,6 +187,10 @@ class Reports:
         """Write with this epoch from now on."""
         self.endpoints.lead(epoch)
         self.statuses.lead(epoch)
+
+    def told(self, host_id: str) -> bool:
+        """Whether the bucket has the host's endpoint as it is now, for routers to see."""
+        return self.endpoints.written(endpoint_key(self.cluster, host_id))
 
     def host_changed(self, host: Host, *, present: bool) -> None:
         """Tell routers at once."""

@@ -35,3 +35,14 @@ class Settings(ServiceSettings):
     )
     warm_most: int = Field(default=8, ge=0, description="The most of them a node keeps, however many replicas start.")
     warm_memory_mib: int = Field(default=400, ge=64, description="Memory that an empty host is counted with.")
+    move_cooldown_s: float = Field(
+        default=60.0, ge=0, description="Seconds that a replica stays where it is after it was moved for others' sake."
+    )
+    moves_an_hour: int = Field(
+        default=120, ge=0, description="Replicas of one tenant that may be moved an hour to make room for others."
+    )
+    reclaim_grace_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="Seconds that a replica runs at least before its place may be reclaimed or preempted for another.",
+    )

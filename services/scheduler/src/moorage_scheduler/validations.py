@@ -4,14 +4,18 @@ import asyncio
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 import structlog
 
 from moorage_common.contracts.desired import Desired, Resources, ValidationResult, ValidationRun
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed, RayNode
+from moorage_scheduler.hosts import held_of
 from moorage_scheduler.metrics import SchedulerMetrics
+from moorage_scheduler.placement.decisions import Place
+from moorage_scheduler.placement.plan import place
+from moorage_scheduler.placement.state import Ask, ClusterState
 
 log = structlog.get_logger()
 
@@ -25,13 +29,14 @@ DEATHS = 2
 """So many dead or hung processes speak against the version."""
 PURPOSE_MODEL = "_validation"
 """In the place of a model's name, which cannot begin with an underscore."""
+RESOURCES = Resources(cpu_milli=100)
 
 
 @dataclass
 class ValidationHost:
     """A tenant's validation host. Runs of one tenant take turns."""
 
-    host_id: str
+    placed: Placed
     used_at: float
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -45,15 +50,21 @@ class Validations:
     configure: Callable[[str, str], str]
     """Host id and tenant -> the JSON of an empty host's configuration."""
     nodes: Callable[[], list[RayNode]]
+    """Those that may take a host."""
+    account: ClusterState
     on_result: Callable[[], None]
     results: dict[tuple[str, str], dict[str, ValidationResult]] = field(default_factory=lambda: defaultdict(dict))
     _hosts: dict[str, ValidationHost] = field(default_factory=dict)
     _starting: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _removals: set[asyncio.Task[None]] = field(default_factory=set)
 
     def adopt(self, placed: Placed) -> None:
         """Take over a validation host that runs already."""
-        self._hosts[placed.tenant] = ValidationHost(placed.host_id, time.monotonic())
+        if placed.host_id in self.account.held:
+            return
+        self._hosts[placed.tenant] = ValidationHost(placed, time.monotonic())
+        self.account.add(placed.host_id, held_of(placed))
 
     def want(self, desired: Iterable[Desired]) -> None:
         """Start the runs that are new; forget results and runs that are no longer asked for."""
@@ -72,15 +83,26 @@ class Validations:
     def of(self, deployment: tuple[str, str]) -> list[ValidationResult]:
         return list(self.results.get(deployment, {}).values())
 
-    async def sweep(self) -> None:
-        """Remove hosts that were idle for ten minutes."""
+    def hosts(self) -> list[Placed]:
+        return [host.placed for host in self._hosts.values()]
+
+    def sweep(self, *, idle_s: float = WARM_S) -> None:
+        """Remove hosts that were idle for so long, and those on nodes that take nothing more."""
+        open_nodes = {node.ray_id for node in self.nodes()}
         for tenant, host in list(self._hosts.items()):
-            if time.monotonic() - host.used_at > WARM_S and not host.turn.locked():
-                await self._discard(tenant)
+            idle = time.monotonic() - host.used_at > idle_s or host.placed.node_id not in open_nodes
+            if idle and not host.turn.locked():
+                self._discard(tenant)
+
+    def drop_nodes(self, lost: Collection[str]) -> None:
+        """Give up hosts on the nodes with these ids of Ray; what they ran is run again elsewhere."""
+        for tenant, host in list(self._hosts.items()):
+            if host.placed.node_id in lost:
+                self._discard(tenant)
 
     async def close(self) -> None:
         """Stop waiting for runs; a new scheduler runs them again."""
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._removals]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -101,7 +123,7 @@ class Validations:
             while not self.cluster.may_act():  # noqa: ASYNC110 - the lease is renewed by the clock, not by an event
                 await asyncio.sleep(RETRY_S)
             try:
-                host = await self._host(tenant)
+                host = await self._host_with_room(tenant)
             except (ClusterUnreachable, HostGone, HostRefused) as error:
                 reason = f"no host to validate on: {error}"[:500]
                 await asyncio.sleep(RETRY_S)
@@ -110,13 +132,13 @@ class Validations:
                 async with host.turn:
                     host.used_at = time.monotonic()
                     answer = await self.cluster.call(
-                        host.host_id, "validate", run.model_dump_json(), timeout_s=RUN_TIMEOUT_S, retries=0
+                        host.placed.host_id, "validate", run.model_dump_json(), timeout_s=RUN_TIMEOUT_S, retries=0
                     )
                     host.used_at = time.monotonic()
                 return ValidationResult.model_validate(answer)
             except (HostGone, ClusterUnreachable) as error:
                 reason, deaths = f"the process that loaded the version died or hung: {error}"[:500], deaths + 1
-                await self._discard(tenant)
+                self._discard(tenant)
                 if deaths == DEATHS:
                     break
             except HostRefused as error:
@@ -124,17 +146,25 @@ class Validations:
             await asyncio.sleep(RETRY_S)
         return ValidationResult(run_id=run.run_id, version=run.load.version, state="rejected", reason=reason)
 
-    async def _host(self, tenant: str) -> ValidationHost:
-        """The tenant's host, started when there is none. Raises ClusterUnreachable, HostGone."""
+    async def _host_with_room(self, tenant: str) -> ValidationHost:
+        """As `_host`; while no node has room for it, the run waits, which says nothing about the version."""
+        while (host := await self._host(tenant)) is None:  # noqa: ASYNC110 - many things make room
+            await asyncio.sleep(RETRY_S)
+        return host
+
+    async def _host(self, tenant: str) -> ValidationHost | None:
+        """The tenant's host, started when there is none; None without room. Raises ClusterUnreachable, HostGone."""
         async with self._starting[tenant]:
             held = self._hosts.get(tenant)
             if held is not None:
                 return held
-            nodes = self.nodes()
-            if not nodes:
+            if not (nodes := {node.size.name: node for node in self.nodes()}):
                 message = "the cluster has no node yet"
                 raise ClusterUnreachable(message)
-            node = max(nodes, key=lambda node: node.size.cpu_milli)
+            decision = place(self.account, Ask(tenant, PURPOSE_MODEL, 0, RESOURCES))
+            if not isinstance(decision, Place) or decision.node not in nodes:
+                return None
+            node = nodes[decision.node]
             placed = Placed(
                 host_id=f"{tenant}.{PURPOSE_MODEL}.0.{secrets.token_hex(3)}",
                 tenant=tenant,
@@ -142,19 +172,39 @@ class Validations:
                 version=0,
                 purpose="validation",
                 node=node.size.name,
+                node_id=node.ray_id,
                 devices=[],
-                asked=Resources().model_dump(mode="json"),
+                asked=RESOURCES.model_dump(mode="json"),
                 started_at=time.time(),
             )
-            await self.cluster.start(placed, node.ray_id, 0.0, self.configure(placed.host_id, tenant))
-            await self.cluster.call(placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
-            self._hosts[tenant] = ValidationHost(placed.host_id, time.monotonic())
-            return self._hosts[tenant]
+            host = ValidationHost(placed, time.monotonic())
+            self.account.add(placed.host_id, held_of(placed))
+            try:
+                await self.cluster.start(placed, node.ray_id, 0.0, self.configure(placed.host_id, tenant))
+                await self.cluster.call(placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
+            except (ClusterUnreachable, HostGone, HostRefused):
+                self._remove(host)
+                raise
+            self._hosts[tenant] = host
+            return host
 
-    async def _discard(self, tenant: str) -> None:
+    def _discard(self, tenant: str) -> None:
         host = self._hosts.pop(tenant, None)
         if host is not None:
+            self._remove(host)
+
+    def _remove(self, host: ValidationHost) -> None:
+        """Its place counts as taken until Ray has confirmed."""
+        removal = asyncio.create_task(self._removed(host.placed.host_id), name=f"remove-{host.placed.host_id}")
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+
+    async def _removed(self, host_id: str) -> None:
+        while True:
             try:
-                await self.cluster.remove(host.host_id)
+                await self.cluster.remove(host_id)
+                break
             except ClusterUnreachable as error:
-                log.warning("validation host not removed", host_id=host.host_id, error=str(error))
+                log.warning("validation host not removed yet", host_id=host_id, error=str(error))
+                await asyncio.sleep(RETRY_S)
+        self.account.remove(host_id)

@@ -1,0 +1,168 @@
+"""Replicas that want a place, in the order of fairness: placed, else room is made, else told why they wait."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from moorage_common.contracts.desired import DesiredVersion, Resources
+from moorage_scheduler.hosts import Fleet, VersionKey
+from moorage_scheduler.journal import Journal, why
+from moorage_scheduler.moves import Mover
+from moorage_scheduler.placement.deciding import Grounds, decide
+from moorage_scheduler.placement.decisions import Place, Preempt, Queue, Reclaim, Repair
+from moorage_scheduler.placement.plan import place
+from moorage_scheduler.placement.shares import Shares, Usage, capacity_of, usage_of
+from moorage_scheduler.placement.state import Ask
+from moorage_scheduler.placing import Placing, ask_of
+from moorage_scheduler.pools import POOL_MODEL
+from moorage_scheduler.serve_apps import without_room
+
+log = structlog.get_logger()
+
+MOST_TRIES = 4
+"""Rounds of making room for one ask, others having taken what was made; then it rests."""
+REST_S = 60.0
+FORGET_S = 15.0
+"""What could not be moved may be movable by then: it has rested, or started to serve."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """One replica that wants a place."""
+
+    key: VersionKey
+    version: DesiredVersion
+
+
+@dataclass(frozen=True)
+class Room:
+    """Room being made for a version's next replica: by a host that moves, or by victims that stop."""
+
+    moving: str
+    victims: tuple[str, ...]
+    reason: str
+    tries: int
+    since: float
+
+
+@dataclass
+class Admission:
+    """Decides every start.
+
+    Args:
+        shares: the queue tree as it is now.
+    """
+
+    fleet: Fleet
+    placing: Placing
+    mover: Mover
+    shares: Callable[[], Shares]
+    journal: Journal
+    _rooms: dict[VersionKey, Room] = field(default_factory=dict)
+    _forgotten_at: float = 0.0
+
+    def admit(self, pending: Sequence[Pending], now: float) -> dict[VersionKey, list[str]]:
+        """Start what can start; for each version the reasons of those of its replicas that wait."""
+        if now - self._forgotten_at > FORGET_S:
+            self._forgotten_at = now
+            self.fleet.account.failures.failed_at.clear()
+        waiting = {one.key for one in pending}
+        self._rooms = {key: room for key, room in self._rooms.items() if key in waiting}
+        queued: dict[VersionKey, list[str]] = defaultdict(list)
+        for one in self._in_turn(pending):
+            reason = self._admit(one, now)
+            if reason:
+                queued[one.key].append(reason)
+        return dict(queued)
+
+    def start_pool(self, tenant: str, number: int, asked: Resources) -> str | None:
+        """Place and start a host of a pool; the reason when it has to wait."""
+        decision = place(self.fleet.account, Ask(tenant, POOL_MODEL, number, asked))
+        if not isinstance(decision, Place):
+            return decision.reason
+        self.placing.start_pool(tenant, number, asked, decision)
+        return None
+
+    def _in_turn(self, pending: Sequence[Pending]) -> list[Pending]:
+        """Those for whom room was made first, then by shares."""
+        if len(pending) < 2:
+            return list(pending)
+        asks = [ask_of(one.key, one.version) for one in pending]
+        order = self.shares().order_of(asks, self._usage(), capacity_of(self.fleet.account.sizes))
+        return sorted((pending[at] for at in order), key=lambda one: one.key not in self._rooms)
+
+    def _usage(self) -> Usage:
+        return usage_of(self.fleet.account, self.mover.arrivals())
+
+    def _admit(self, one: Pending, now: float) -> str:
+        room = self._rooms.get(one.key)
+        if room is not None and self._making(room):
+            return room.reason
+        hosts = (host.placed for host in self.fleet.hosts.values())
+        if (reason := without_room(one.version, hosts, self.placing.nodes.live)) is not None:
+            return reason
+        tries = room.tries if room is not None else 0
+        account, ask = self.fleet.account, ask_of(one.key, one.version)
+        grounds = self._grounds(now, may_disturb=tries < MOST_TRIES)
+        decision = decide(account, ask, grounds)
+        self.journal.decided(account, ask, decision, **grounds.recorded())
+        match decision:
+            case Place():
+                self._rooms.pop(one.key, None)
+                account.observe(ask)
+                reason = why(account, ask, decision)
+                self.journal.keep(self.placing.start(one.key, one.version, decision), reason)
+                return ""
+            case Queue():
+                if room is not None and now - room.since > REST_S:
+                    del self._rooms[one.key]
+                return f"{decision.reason}; {decision.would_fit}" if decision.would_fit else decision.reason
+        return self._make_room(one, decision, tries, now)
+
+    def _making(self, room: Room) -> bool:
+        return self.mover.moves(room.moving) or any(victim in self.fleet.hosts for victim in room.victims)
+
+    def _grounds(self, now: float, *, may_disturb: bool) -> Grounds:
+        hosts = self.fleet.hosts
+        movable = self.mover.movable(now)
+        return Grounds(
+            shares=self.shares(),
+            moving=frozenset(self.mover.arrivals()),
+            now=now,
+            may_disturb=may_disturb,
+            movable=frozenset(host_id for host_id in hosts if movable(host_id)),
+            ready=frozenset(host_id for host_id, host in hosts.items() if host.serving),
+            spare=frozenset(self._spare()),
+            least={key: version.min_replicas for key, version in self.mover.wanted.items() if version.min_replicas},
+        )
+
+    def _make_room(self, one: Pending, decision: Repair | Reclaim | Preempt, tries: int, now: float) -> str:
+        moving, victims = "", tuple[str, ...]()
+        if isinstance(decision, Repair):
+            move = decision.moves[0]
+            refused = self.mover.begin(move, f"room for {_name(one.key)}", at_version=self.fleet.account.version)
+            if refused:
+                return f"room can be made by a move, once {refused}"
+            moving = move.replica
+            reason = f"moving {moving} from {move.source.node} to {move.target.node} to make room"
+        else:
+            victims = decision.victims
+            verb = "reclaimed" if isinstance(decision, Reclaim) else "preempted"
+            for victim in victims:
+                self.fleet.retire(victim, f"its place was {verb} for {_name(one.key)}")
+            reason = f"{verb} the place of {', '.join(victims)} for it; waiting until they have stopped"
+        log.info("making room", deployment=_name(one.key), how=reason)
+        self._rooms[one.key] = Room(moving, victims, reason, tries + 1, now)
+        return reason
+
+    def _spare(self) -> set[str]:
+        """Hosts that go already, or move."""
+        leaving = {host_id for host_id, host in self.fleet.hosts.items() if host.leaving}
+        moving = {host.placed.host_id for pair in self.mover.pairs() for host in pair}
+        return leaving | moving
+
+
+def _name(key: VersionKey) -> str:
+    return f"{key[0]}/{key[1]} version {key[2]}"
