@@ -65,8 +65,8 @@ async def test_a_leader_killed_while_it_places_leaves_nothing_placed_twice_and_n
     await until(other.ready, "ready standby")
     assert (role(leader), role(other)) == ("leader", "standby")
 
-    version = wanted("many", artifact, replicas=REPLICAS, gpu_milli=250)
-    await registry.desire("many", version, wanted("many", artifact, version=2, replicas=2, cpu_milli=60))
+    version = wanted("many", artifact, replicas=REPLICAS)
+    await registry.desire("many", version, wanted("many", artifact, version=2, replicas=2, gpu_milli=250))
     await until(lambda: len(named("many")) >= 2, "first actors")
     leader.kill()
     killed_at = time.monotonic()
@@ -89,14 +89,14 @@ async def test_a_stopped_leader_that_goes_on_changes_nothing_and_ends(
     leader, other = pair
     leader.start()
     await until(leader.ready, "leader")
-    await registry.desire("kept", wanted("kept", artifact, gpu_milli=500))
+    await registry.desire("kept", wanted("kept", artifact))
     await until(lambda: registry.ready("kept"), "replica")
     other.start()
     await until(other.ready, "standby")
     assert leader.process is not None
     leader.process.send_signal(signal.SIGSTOP)
     await until(lambda: role(other) == "leader" and other.ready(), "takeover")
-    await registry.desire("kept", wanted("kept", artifact, replicas=3, gpu_milli=500))
+    await registry.desire("kept", wanted("kept", artifact, replicas=3))
     await until(lambda: len(registry.ready("kept")) == 3, "more replicas, of the new leader")
     leader.process.send_signal(signal.SIGCONT)
     assert await asyncio.to_thread(leader.process.wait, 30) == 1
