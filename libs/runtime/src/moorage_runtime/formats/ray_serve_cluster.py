@@ -16,6 +16,7 @@ import ray
 import structlog
 from ray import serve
 from ray._private.runtime_env.packaging import package_exists, upload_package_to_gcs
+from ray.exceptions import RayError
 from ray.experimental.internal_kv import _pin_runtime_env_uri
 from ray.serve._private.build_app import build_app
 from ray.serve.context import _get_global_client
@@ -23,7 +24,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from moorage_common.contracts.desired import LoadSpec, Resources
-from moorage_common.errors import Unavailable, Unprocessable
+from moorage_common.errors import MoorageError, Unavailable, Unprocessable
 
 log = structlog.get_logger()
 
@@ -133,9 +134,12 @@ def deploy(application: serve.Application, content: bytes, spec: LoadSpec, host:
             )
         _wait_until_running(name)
         return Deployed(name, package)
-    except BaseException:
+    except MoorageError:
         package.let_go()
         serve.delete(name, _blocking=False)
+        raise
+    except BaseException:
+        package.let_go()  # the application itself is ended by the scheduler, once this host is gone
         raise
 
 
@@ -220,8 +224,17 @@ def _start_serve() -> None:
         return
 
 
+def _status(name: str) -> ApplicationStatusOverview | None:
+    """None where Serve does not know the application, or its controller is away."""
+    try:
+        return serve.status().applications.get(name)
+    except RayError as error:
+        log.warning("Ray Serve's controller does not answer", error=str(error)[:300])
+        return None
+
+
 def _runs(name: str) -> bool:
-    status = serve.status().applications.get(name)
+    status = _status(name)
     return status is not None and status.status in {
         ApplicationStatus.RUNNING,
         ApplicationStatus.DEPLOYING,
@@ -232,7 +245,7 @@ def _runs(name: str) -> bool:
 def _wait_until_running(name: str) -> None:
     until = time.monotonic() + START_S
     while True:
-        status = serve.status().applications.get(name)
+        status = _status(name)
         if status is not None and status.status == ApplicationStatus.RUNNING:
             return
         if status is not None and status.status == ApplicationStatus.DEPLOY_FAILED:
