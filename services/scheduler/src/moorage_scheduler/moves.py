@@ -19,6 +19,7 @@ from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.decisions import Move
 from moorage_scheduler.placing import Placing
+from moorage_scheduler.serve_apps import without_room
 
 log = structlog.get_logger()
 
@@ -88,11 +89,16 @@ class Mover:
             if host is None or not host.serving or host_id in busy or host.placed.node in nodes:
                 return False
             version = self.wanted.get(host.key)
-            if version is None or version.pinned or not self._rested(host, now):
+            if version is None or version.pinned or not self._rested(host, now) or self._cramped(version):
                 return False
             return host.placed.asked == version.resources.model_dump(mode="json") and self._in_budget(host, now)
 
         return may_move
+
+    def _cramped(self, version: DesiredVersion) -> str | None:
+        """Why Ray Serve has no room for a second application, which there is while a replica moves."""
+        hosts = (host.placed for host in self.fleet.hosts.values())
+        return without_room(version, hosts, self.placing.nodes.live)
 
     def _rested(self, host: Host, now: float) -> bool:
         moved_at = host.placed.started_at if host.placed.moved_from else 0.0
@@ -119,6 +125,8 @@ class Mover:
         version = self.wanted.get(old.key) if old is not None else None
         if self.fleet.account.version != at_version or old is None or old.leaving or version is None:
             return "the cluster changed since the move was planned"
+        if (reason := self._cramped(version)) is not None:
+            return reason
         if move.replica in busy or {move.source.node, move.target.node} & nodes:
             return f"another move on {move.source.node} or {move.target.node} ends first"
         self._begun[old.placed.tenant].append(time.time())
