@@ -43,6 +43,7 @@ def repair(state: ClusterState, ask: Ask, movable: Movable) -> Repair | None:
     failed_at = failures.failed_at.get(sought)
     if failed_at is not None and failures.turnover - failed_at < RETRIED_AFTER:
         return None
+    failures.searches += 1
     found = next(_Search.of(state, ask, movable).plans(), None)
     if found is None:
         failures.failed_at[sought] = failures.turnover

@@ -73,6 +73,7 @@ class Failures:
     and departures that was."""
 
     turnover: int = 0
+    searches: int = 0
     failed_at: dict[tuple[Shape, tuple[str, str]], int] = field(default_factory=dict)
 
 
@@ -218,7 +219,7 @@ class ClusterState:
             (Shape(Demand(*_tuples(demand)), cpu, mem), _tuples(of)): at
             for (demand, cpu, mem), of, at in recorded.get("failed", ())
         }
-        state.failures = Failures(recorded.get("turnover", 0), failed)
+        state.failures = Failures(recorded.get("turnover", 0), failed_at=failed)
         return state
 
     def _lay_out(self, sizes: Iterable[NodeSize]) -> None:
