@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import shutil
 import signal
 import subprocess
@@ -227,6 +228,44 @@ async def test_a_whole_bus_lost_with_its_data_ends_the_leader_or_lets_it_lead_bu
     await until(lambda: again.fencing, "leader anew")
     assert again.fencing > leader.fencing
     await until(lambda: election.last_by() == "again", "its writes")
+
+
+@pytest.mark.slow
+async def test_whatever_is_stopped_killed_or_restarted_each_number_has_one_author_and_readers_see_them_rise(
+    election: Election, own_nats: Server
+) -> None:
+    chance = random.Random(7)
+    names = iter(range(100))
+    candidates = [election.start(f"c{next(names)}") for _ in range(3)]
+    await election.leader_of(*candidates)
+    for _fault in range(10):
+        candidates = [one for one in candidates if one.process.poll() is None]
+        while len(candidates) < 3:
+            candidates.append(election.start(f"c{next(names)}"))
+        leaders = [one for one in candidates if one.name == election.last_by()] or candidates
+        victim = chance.choice(leaders)
+        match chance.choice(["stop", "kill", "end", "bus"]):
+            case "stop":
+                victim.signal(signal.SIGSTOP)
+                await asyncio.sleep(chance.uniform(0.2, 2 * QUICK_S))
+                victim.signal(signal.SIGCONT)
+            case "kill":
+                victim.signal(signal.SIGKILL)
+            case "end":
+                victim.signal(signal.SIGTERM)
+            case "bus":
+                own_nats.kill()
+                await asyncio.sleep(chance.uniform(0.1, QUICK_S))
+                own_nats.start()
+        before = len(election.taken)
+        await until(lambda before=before: len(election.taken) > before + 20, "writes again")
+    authors: dict[int, set[str]] = {}
+    for epoch, _version, by in election.taken:
+        authors.setdefault(epoch, set()).add(by)
+    assert all(len(by) == 1 for by in authors.values()), authors
+    orders = [(epoch, version) for epoch, version, _by in election.taken]
+    assert orders == sorted(orders)
+    assert len(authors) > 3
 
 
 def _wait_out(lease_s: float) -> None:
