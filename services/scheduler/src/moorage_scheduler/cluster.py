@@ -337,12 +337,15 @@ class Cluster:
         return self._handles[host_id]
 
     async def remove(self, host_id: str) -> None:
-        """Kill a host and its reservations for good. One that is gone already is no error."""
+        """Kill a host and its reservations for good. One that is gone already is no error.
+
+        One that cannot be removed now is a stranger from here on, which the sweep of strangers removes.
+        """
+        self._known.discard(host_id)
         names = await self._off_loop(ray.util.list_named_actors)
         for name in names:
             if name == host_id or name.startswith(host_id + _RESERVATION):
                 await self._off_loop(functools.partial(self._kill, name))
-        self._known.discard(host_id)
 
     def _kill(self, name: str) -> None:
         self._lead()
