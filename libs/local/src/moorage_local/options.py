@@ -13,6 +13,7 @@ class Options:
     gpus: int = 2
     routers: int = 1
     nodes: int = 1
+    warm: int = 1
     demo: bool = True
 
 

@@ -37,6 +37,7 @@ class Plan:
         ray_dir: of Ray's sockets and logs; short, because a Unix socket's path has at most 107 bytes.
         routers: how many router processes share the router's port.
         nodes: how many Ray nodes, the head included; each has `gpus`.
+        warm: how many empty hosts a node keeps ready, however few replicas start.
     """
 
     state: Path
@@ -46,6 +47,7 @@ class Plan:
     ray_dir: Path
     routers: int = 1
     nodes: int = 1
+    warm: int = 1
 
     @property
     def node_names(self) -> list[str]:
@@ -234,6 +236,8 @@ def _scheduler(plan: Plan) -> dict[str, str]:
         "MOORAGE_CACHE_DIR": str(plan.state / "cache"),
         "MOORAGE_HOST_BIND": HOST,
         "MOORAGE_SERVE_CPUS": str(SERVE_CPUS),
+        "MOORAGE_WARM_LEAST": str(plan.warm),
+        **({} if plan.warm in range(1, 9) else {"MOORAGE_WARM_MOST": str(plan.warm)}),
     }
 
 

@@ -20,7 +20,7 @@ from moorage_local.services import Plan
 from moorage_local.tenant import ensure_tenant
 
 
-def main(*, state: Path, port: int, gpus: int, demo: bool, routers: int = 1, nodes: int = 1) -> int:
+def main(*, state: Path, port: int, gpus: int, demo: bool, routers: int = 1, nodes: int = 1, warm: int = 1) -> int:
     """Run the platform until Ctrl-C or SIGTERM; the exit code.
 
     Args:
@@ -30,9 +30,10 @@ def main(*, state: Path, port: int, gpus: int, demo: bool, routers: int = 1, nod
         demo: push and split the demo model.
         routers: processes that answer on the router's port.
         nodes: Ray nodes, all on this machine.
+        warm: empty hosts that each node keeps ready; 0 for none.
     """
     progress = Progress()
-    options = Options(state=state.expanduser().resolve(), port=port, gpus=gpus, demo=demo, routers=routers, nodes=nodes)
+    options = Options(state.expanduser().resolve(), port, gpus, routers=routers, nodes=nodes, demo=demo, warm=warm)
     try:
         with claim(options.state) as belongings:
             return asyncio.run(_run(options, belongings, progress))
@@ -79,7 +80,7 @@ def _plan(options: Options, belongings: Belongings) -> Plan:
     else:
         shutil.rmtree(ray_dir, ignore_errors=True)
     credentials = Credentials.of(options.state)
-    return Plan(options.state, chosen, credentials, options.gpus, ray_dir, options.routers, options.nodes)
+    return Plan(options.state, chosen, credentials, options.gpus, ray_dir, options.routers, options.nodes, options.warm)
 
 
 @contextlib.asynccontextmanager
