@@ -34,7 +34,7 @@ class Settings(ServiceSettings):
         default=1, ge=0, description="Empty hosts that each node keeps ready, however few replicas start."
     )
     warm_most: int = Field(default=8, ge=0, description="The most of them a node keeps, however many replicas start.")
-    warm_memory_mib: int = Field(default=400, ge=64, description="Memory that an empty host is counted with.")
+    warm_memory_mib: int = Field(default=256, ge=64, description="Memory that an empty host is counted with.")
     move_cooldown_s: float = Field(
         default=60.0, ge=0, description="Seconds that a replica stays where it is after it was moved for others' sake."
     )

@@ -16,7 +16,7 @@ class WarmSize:
 
     least: int = 1
     most: int = 8
-    memory_mib: int = 400
+    memory_mib: int = 256
 
 
 def wanted_warm(starts: Sequence[float], startup_s: float, now: float, nodes: int, size: WarmSize) -> int:
