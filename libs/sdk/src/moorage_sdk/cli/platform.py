@@ -17,9 +17,7 @@ def up(  # noqa: PLR0917 - options of a command, given by name
     gpus: Annotated[int, typer.Option(min=0, help="Logical GPUs, on each node.")] = 2,
     nodes: Annotated[int, typer.Option(min=1, max=32, help="Ray nodes, all on this machine.")] = 1,
     routers: Annotated[int, typer.Option(min=1, max=64, help="Router processes on the router's port.")] = 1,
-    warm: Annotated[
-        int, typer.Option(min=0, max=64, help="Empty hosts that each node keeps ready.")
-    ] = 1,
+    warm: Annotated[int, typer.Option(min=0, max=64, help="Empty hosts that each node keeps ready.")] = 1,
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Do not push the demo model.")] = False,
 ) -> None:
     """Run the whole platform on this machine until Ctrl-C."""
