@@ -182,10 +182,14 @@ class _Ground:
             here = {replica for replica, _ in near}
             mine = ((replica, self.state.held[replica]) for replica in ranks if replica not in here)
             far = [(replica, one) for replica, one in mine if one.ask.tenant == self.ask.tenant]
+        elsewhere = any(need > 0 for need in (*host, *quota))
         for short, devices in self._shortages(size, held, near):
             forced = [self._candidate(r, one, size, (), ranks) for r, one in near if devices.whole & set(one.devices)]
             names = {one.replica for one in forced}
-            rest = [self._candidate(r, one, size, devices.shared, ranks) for r, one in (*near, *far) if r not in names]
+            wanted = (
+                (*near, *far) if elsewhere else [(r, one) for r, one in near if set(devices.shared) & {*one.devices}]
+            )
+            rest = [self._candidate(r, one, size, devices.shared, ranks) for r, one in wanted if r not in names]
             search.cover((*short, *host, *quota), rest, forced)
 
     def _shortages(

@@ -63,6 +63,8 @@ class Slack:
     ready: Mapping[Key, int] = field(default_factory=dict)
 
     def allows(self, chosen: Sequence[Candidate]) -> bool:
+        if not self.all:
+            return True
         going = Counter(one.key for one in chosen if not one.scavenger)
         ready = Counter(one.key for one in chosen if not one.scavenger and one.ready)
         return all(count <= self.all.get(key, count) for key, count in going.items()) and all(
@@ -99,6 +101,11 @@ class Search:
 
     def cover(self, short: Amounts, candidates: Sequence[Candidate], forced: Sequence[Candidate] = ()) -> None:
         """Take the cheapest of `candidates` that, with `forced`, give at least `short` in every dimension."""
+        if not forced and self._one_is_the_most(candidates):
+            for one in candidates:
+                if all(gives >= need for need, gives in zip(short, one.gives, strict=True)):
+                    self._take((), [one])
+            return
         if not self.slack.allows(forced):
             return
         rest = tuple(need - sum(one.gives[dim] for one in forced) for dim, need in enumerate(short))
@@ -121,6 +128,12 @@ class Search:
             if self.steps > MOST_STEPS:
                 self._greedy(rest, [*scavengers, *standard], list(forced))
                 return
+
+    def _one_is_the_most(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether, next to the best so far, only sets of one of `candidates` can be as cheap."""
+        if self.cost is None or self.cost.standard + self.cost.scavengers != 1:
+            return False
+        return self.cost.standard == 0 or not any(one.scavenger for one in candidates)
 
     def _dearer(self, forced: Sequence[Candidate], counts: tuple[int, int]) -> bool:
         if self.cost is None:
