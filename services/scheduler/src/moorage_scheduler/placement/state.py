@@ -137,7 +137,7 @@ class ClusterState:
         """A copy to try moves on; cheap, and without a roster."""
         draft = copy.copy(self)
         for name in ("free_milli", "free_mib", "free_cpu", "free_mem", "changed_at"):
-            setattr(draft, name, getattr(self, name).copy())
+            setattr(draft, name, getattr(self, name).copy("K"))
         draft.held, draft.siblings = dict(self.held), dict(self.siblings)
         draft.drafted, draft.scored, draft.derived = True, {}, {}
         return draft
@@ -231,9 +231,9 @@ class ClusterState:
         self.model: Ints = np.array([self.models.index(size.gpu_model) for size in self.sizes], dtype=np.int64)
         self.device_count: Ints = np.array([size.devices for size in self.sizes], dtype=np.int64)
         exists = np.arange(max([1, *self.device_count.tolist()])) < self.device_count[:, None]
-        self.free_milli: Ints = np.where(exists, DEVICE_MILLI, 0)
+        self.free_milli: Ints = np.asfortranarray(np.where(exists, DEVICE_MILLI, 0))
         mib = np.array([size.device_mem_mib or UNKNOWN_MIB for size in self.sizes], dtype=np.int64)
-        self.free_mib: Ints = np.where(exists, mib[:, None], 0)
+        self.free_mib: Ints = np.asfortranarray(np.where(exists, mib[:, None], 0))
         self.memory_known = any(size.device_mem_mib and size.devices for size in self.sizes)
         self.free_cpu: Ints = np.array([size.cpu_milli for size in self.sizes], dtype=np.int64)
         self.free_mem: Ints = np.array([size.mem_mib for size in self.sizes], dtype=np.int64)
