@@ -92,11 +92,17 @@ def several() -> Iterator[Machines]:
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
+def ray_machines() -> Iterator[Machines]:
+    """The cluster of most tests: one node of two GPUs. A node that a test adds is gone after it."""
     with machines() as found:
         found.head(gpus=2, cpus=2)
-        yield found.address
+        yield found
         ray.shutdown()  # a driver whose head dies ends its whole process
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_machines: Machines) -> str:
+    return ray_machines.address
 
 
 class Stand:

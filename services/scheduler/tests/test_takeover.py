@@ -7,8 +7,10 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 import ray
 from ray.util.placement_group import placement_group_table
@@ -16,7 +18,8 @@ from scheduler_harness import Registry, Scheduler, pid_of, registry_on, schedule
 
 from moorage_common.contracts.desired import ArtifactRef
 from moorage_common.testing.servers import Server
-from moorage_scheduler.cluster import NAMESPACE, Cluster, NotLeading, Placed, RayNode
+from moorage_local.ray_nodes import RayNodeSpec
+from moorage_scheduler.cluster import ADOPT_TIMEOUT_S, NAMESPACE, Cluster, NotLeading, Placed, RayNode
 from moorage_scheduler.hosts import Fleet, Start
 from moorage_scheduler.metrics import SchedulerMetrics
 
@@ -103,6 +106,37 @@ async def test_a_stopped_leader_that_goes_on_changes_nothing_and_ends(
     assert role(other) == "leader"
     assert set(named("kept")) == {endpoint.host_id for endpoint in registry.ready("kept")}
     assert len(named("kept")) == 3
+
+
+async def test_what_sat_on_a_lost_node_is_removed_at_a_takeover_and_not_waited_for(
+    ray_machines: Any, cluster: Cluster, record_property: Recorder
+) -> None:
+    ray_machines.add(RayNodeSpec("lost", gpus=1, cpus=1))
+    lost = next(node for node in await cluster.nodes() if node.size.name == "lost")
+    await cluster.ensure_groups(lost)
+    pids = []
+    for one in (placed("gpu", lost), placed("cpu", lost).model_copy(update={"devices": []})):
+        await cluster.start(one, lost.ray_id, len(one.devices) / 2, "{}")
+        pids.append((await cluster.call(one.host_id, "identity", timeout_s=60))["pid"])
+    ray_machines.kill("lost")
+    killed_at = time.monotonic()
+    await until(lambda: not any(map(psutil.pid_exists, pids)), "end of what ran on it")
+    assert await Cluster(cluster.address, cluster.host_class).running() == []
+    took_s = time.monotonic() - killed_at
+    record_property("lost_node_s", round(took_s, 2))
+    assert took_s < ADOPT_TIMEOUT_S - 3
+    assert not {"gpu.m.1.0", "cpu.m.1.0"} & set(ray.util.list_named_actors())
+    await cluster.remove_groups_except({node.ray_id for node in await cluster.nodes()})
+
+
+async def test_a_node_that_offers_nothing_gets_no_groups(ray_machines: Any, cluster: Cluster) -> None:
+    """Such as the head of a KubeRay cluster, and the raylet beside a scheduler in Kubernetes."""
+    ray_machines.add(RayNodeSpec("empty", gpus=0, cpus=0))
+    empty = next(node for node in await cluster.nodes() if node.size.name == "empty")
+    await cluster.ensure_groups(empty)
+    assert not [e for e in placement_group_table().values() if e["name"].endswith(empty.ray_id)]
+    ray_machines.kill("empty")
+    await until(lambda: sum(node["Alive"] for node in ray.nodes()) == 1, "end of the node")
 
 
 def named(model: str) -> list[str]:

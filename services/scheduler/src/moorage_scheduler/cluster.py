@@ -36,6 +36,8 @@ LABEL_GPU_MODEL = "ray.io/accelerator-type"
 LABEL_NODE_NAME = "moorage.io/node"
 CALL_TIMEOUT_S = 10.0
 NODES_TIMEOUT_S = 5.0
+ADOPT_TIMEOUT_S = 15.0
+LOST_POLL_S = 0.5
 _RESERVATION = "#"
 _CONCURRENT_CALLS = 32
 
@@ -172,10 +174,14 @@ class Cluster:
         return [_ray_node(entry, self.left_out) for entry in entries if entry["Alive"]]
 
     async def ensure_groups(self, node: RayNode) -> None:
-        """The node's groups, made when absent. Raises ClusterUnreachable when Ray does not grant them in time."""
+        """The node's groups, made when absent: none where it offers nothing, as a head of KubeRay's does.
+
+        Raises ClusterUnreachable when Ray does not grant them in time.
+        """
+        cpus = node.size.cpu_milli / 1000
         wanted: dict[str, list[dict[str, float]]] = {
             groups.gpu_group(node.ray_id): [{"GPU": 1}] * node.size.devices,
-            groups.cpu_group(node.ray_id): [{"CPU": node.size.cpu_milli / 1000}],
+            groups.cpu_group(node.ray_id): [{"CPU": cpus}] if cpus else [],
         }
         for name, bundles in wanted.items():
             if bundles and name not in self._groups:
@@ -264,11 +270,18 @@ class Cluster:
     async def running(self) -> list[Placed]:
         """The hosts that run or are being restarted, by what they say themselves.
 
-        An actor that does not say so within 15 s, and reservations whose lead is gone, are removed.
+        An actor whose node is lost or that does not say so within 15 s, and reservations whose lead is gone, are
+        removed.
         """
         names = await self._off_loop(ray.util.list_named_actors)
-        answers = await asyncio.gather(*(self._placed(name) for name in names if _RESERVATION not in name))
-        found = [placed for placed in answers if placed is not None]
+        answers = await self._answers([name for name in names if _RESERVATION not in name])
+        found = []
+        for name, answer in answers.items():
+            if isinstance(answer, Placed):
+                found.append(answer)
+            else:
+                log.warning("removing an actor that does not answer", host_id=name, error=str(answer)[:200])
+                await self.remove(name)
         leads = {placed.host_id for placed in found}
         for name in names:
             if _RESERVATION in name and name.split(_RESERVATION)[0] not in leads:
@@ -277,32 +290,47 @@ class Cluster:
         self.found_epoch = max((placed.epoch for placed in found), default=0)
         return found
 
+    async def _answers(self, names: Collection[str]) -> dict[str, Placed | BaseException]:
+        """What actors say that they were placed as, or why they do not; those that are lost are not waited for."""
+        calls = {name: asyncio.create_task(self._placed(name, ADOPT_TIMEOUT_S)) for name in names}
+        try:
+            waiting = set(calls.values())
+            while waiting:
+                _done, waiting = await asyncio.wait(waiting, timeout=LOST_POLL_S)
+                for name in await self._lost() if waiting else ():
+                    if name in calls:
+                        calls[name].cancel("its node is lost")
+            return dict(zip(calls, await asyncio.gather(*calls.values(), return_exceptions=True), strict=True))
+        finally:
+            for call in calls.values():
+                call.cancel()
+
+    async def _placed(self, name: str, timeout_s: float) -> Placed:
+        return Placed.model_validate_json(await self.call(name, "placed", timeout_s=timeout_s))
+
+    async def _lost(self) -> set[str]:
+        return await self._off_loop(functools.partial(groups.lost_actors, NAMESPACE))
+
     async def strangers(self) -> dict[str, int]:
         """Actors that were neither found when taking over nor started since, with their epochs.
 
-        That of a reservation without its lead is -1. One that does not answer is left for the next time.
+        That of one that is lost with its node, and of a reservation without its lead, is -1. One that does not answer
+        is left for the next time.
         """
         names = set(await self._off_loop(ray.util.list_named_actors))
         found: dict[str, int] = {}
+        lost: set[str] | None = None
         for name in names:
             lead, reservation, _number = name.partition(_RESERVATION)
             if lead in self._known or (reservation and lead in names):
                 continue
-            if reservation:
+            lost = await self._lost() if lost is None else lost
+            if reservation or name in lost:
                 found[name] = -1
                 continue
             with contextlib.suppress(ClusterUnreachable, HostGone):
-                placed = await self.call(name, "placed", timeout_s=5.0)
-                found[name] = Placed.model_validate_json(placed).epoch
+                found[name] = (await self._placed(name, timeout_s=5.0)).epoch
         return found
-
-    async def _placed(self, host_id: str) -> Placed | None:
-        try:
-            return Placed.model_validate_json(await self.call(host_id, "placed", timeout_s=15.0))
-        except (ClusterUnreachable, HostGone) as error:
-            log.warning("removing an actor that does not answer", host_id=host_id, error=str(error)[:200])
-            await self.remove(host_id)
-            return None
 
     async def call(self, host_id: str, method: str, *arguments: Any, timeout_s: float, retries: int = -1) -> Any:
         """Call an actor's method; while Ray restarts the actor, the call waits for it.

@@ -1,9 +1,11 @@
-"""A node's placement groups: one bundle a GPU, and one CPU bundle. Blocking calls of Ray."""
+"""A node's placement groups: one bundle a GPU, and one CPU bundle, and who is in them. Blocking calls of Ray."""
 
 import time
 from collections.abc import Collection
 
 import ray
+from ray._private.state import state as global_state
+from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.util.placement_group import (
     PlacementGroup,
     get_placement_group,
@@ -55,3 +57,27 @@ def remove_except(alive: Collection[str]) -> list[str]:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
             removed.append(entry["name"])
     return removed
+
+
+def lost_actors(namespace: str) -> set[str]:
+    """Names of the actors in groups of ours that were removed or whose node is not alive.
+
+    Ray goes on trying to restart them, which it never can, and neither says so nor answers calls to them. Its public
+    tables do not tell an actor's group, so the control service's own is read.
+    """
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    gone = {
+        group_id: entry["state"] == "REMOVED" or entry["name"].rpartition("-")[2] not in alive
+        for group_id, entry in placement_group_table().items()
+        if entry["name"].startswith(f"{PREFIX}-")
+    }
+    rows = global_state._connect_and_get_accessor().get_actor_table(None, None)  # noqa: SLF001 - see above
+    actors = [ActorTableData.FromString(row) for row in rows]
+    return {
+        actor.name
+        for actor in actors
+        if actor.ray_namespace == namespace
+        and actor.name
+        and actor.state != ActorTableData.DEAD
+        and gone.get(actor.placement_group_id.hex(), False)
+    }
