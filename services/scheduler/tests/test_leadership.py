@@ -31,6 +31,7 @@ from moorage_scheduler.leadership import (
     Lease,
     Seen,
     Watch,
+    holder_name,
     next_fencing,
 )
 
@@ -83,7 +84,7 @@ class Election:
     candidates: list[Candidate] = field(default_factory=list)
 
     def start(self, name: str, lease_s: float = QUICK_S) -> Candidate:
-        output = self.folder / f"{name}.log"
+        output = self.folder / f"{name.replace('/', '-')}.log"
         with output.open("wb") as log:
             command = tied([sys.executable, str(HERE / "candidate.py"), self.url, name, str(lease_s)])
             candidate = Candidate(name, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT), output)
@@ -137,6 +138,24 @@ async def test_of_two_candidates_one_leads_and_the_other_takes_over_when_it_is_k
     assert other.fencing > leader.fencing
     assert LEASE_S - RENEW_S - MARGIN_S <= took_s <= LEASE_S + 3 * RENEW_S + 2.0, "two seconds for a busy machine"
     await until(lambda: election.last_by() == other.name, "writes of its successor")
+
+
+async def test_a_leader_that_is_started_anew_under_its_name_leads_at_once(
+    election: Election, record_property: Note
+) -> None:
+    first = election.start("named/first", LEASE_S)
+    await until(lambda: election.last_by() == first.name, "writes of the leader")
+    first.signal(signal.SIGKILL)
+    first.process.wait(10)
+    second, stranger = election.start("named/second", LEASE_S), election.start("stranger", LEASE_S)
+    await until(lambda: second.said, "its successor")
+    stood_at = time.monotonic()
+    await until(lambda: second.fencing, "takeover")
+    took_s = time.monotonic() - stood_at
+    record_property("renamed_takeover_s", round(took_s, 2))
+    assert took_s < LEASE_S - RENEW_S - MARGIN_S
+    await until(lambda: election.last_by() == second.name, "writes of its successor")
+    assert stranger.fencing is None
 
 
 async def test_a_leader_told_to_end_gives_the_lease_back_and_the_other_leads_without_waiting(
@@ -339,6 +358,15 @@ def test_fencing_numbers_rise_strictly_whatever_clocks_say_and_however_often_the
         highest_seen = max(highest_seen, stored)
         numbers.append(stored)
     assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize(
+    ("holder", "mine"), [("scheduler/a", True), ("scheduler-2/a", False), ("scheduler", False), ("a", False)]
+)
+def test_only_a_process_of_the_same_name_is_stood_in_for(*, holder: str, mine: bool) -> None:
+    watch = Watch(Seen(Lease(holder=holder, fencing=7), 1), since=0.0)
+    assert watch.may_take(0.1, LEASE_S, holder_name("scheduler")) == mine
+    assert not watch.may_take(0.1, LEASE_S, holder_name())
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0.01, 3.0)), min_size=1, max_size=30))

@@ -232,6 +232,7 @@ def _scheduler(plan: Plan) -> dict[str, str]:
     return {
         **ray_head.environment(plan.credentials.ray_token),
         "MOORAGE_CLUSTER": CLUSTER,
+        "MOORAGE_SCHEDULER_NAME": "scheduler",
         "MOORAGE_RAY_ADDRESS": plan.ray_address,
         "MOORAGE_CACHE_DIR": str(plan.state / "cache"),
         "MOORAGE_HOST_BIND": HOST,

@@ -31,7 +31,7 @@ from moorage_scheduler.draining import Draining
 from moorage_scheduler.grouping import PoolSize
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.journal import Journal
-from moorage_scheduler.leadership import Leadership
+from moorage_scheduler.leadership import Leadership, holder_name
 from moorage_scheduler.limits import LimitsBoard
 from moorage_scheduler.loads import LoadBoard
 from moorage_scheduler.metrics import SchedulerMetrics
@@ -117,7 +117,7 @@ class Deps:
 def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) -> Deps:
     """Wire everything; nothing starts yet."""
     bus = Bus(settings.nats_url.get_secret_value(), f"scheduler-{settings.cluster}")
-    leadership = Leadership(bus, settings.cluster)
+    leadership = Leadership(bus, settings.cluster, holder=holder_name(settings.scheduler_name))
     reports = Reports(
         settings.cluster,
         endpoints=Publisher(bus, BUCKET_ENDPOINTS, settings.cluster, leadership.valid),

@@ -70,8 +70,10 @@ class Watch:
         return self if seen == self.seen else Watch(seen, now, alive=True)
 
     def may_take(self, now: float, lease_s: float, holder: str) -> bool:
-        """Whether the lease was given back, is `holder`'s already, or has not changed for as long as it lasts."""
-        is_free = self.seen.lease is not None and self.seen.lease.holder in ("", holder)
+        """Whether the lease was given back, is that of `holder` or of the process that it stands in for, or has not
+        changed for as long as it lasts."""
+        held = self.seen.lease
+        is_free = held is not None and (held.holder in ("", holder) or _stands_in(holder, held.holder))
         return is_free or now - self.since >= lease_s
 
 
@@ -85,8 +87,20 @@ def steady() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _name() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+def holder_name(name: str = "") -> str:
+    """A holder that no other process has.
+
+    Args:
+        name: of a process that is only started again once it has ended, so that one of this name stands in for those
+            before it at once; empty where nobody sees to that.
+    """
+    unique = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{name}/{unique}" if name else unique
+
+
+def _stands_in(holder: str, other: str) -> bool:
+    name, slash, _unique = holder.partition("/")
+    return bool(slash) and other.startswith(f"{name}/")
 
 
 @dataclass
@@ -105,7 +119,7 @@ class Leadership:
     margin_s: float = MARGIN_S
     clock: Callable[[], float] = steady
     wall_clock: Callable[[], float] = time.time
-    holder: str = field(default_factory=_name)
+    holder: str = field(default_factory=holder_name)
     fencing: int = 0
     _revision: int = 0
     _beat: int = 0

@@ -9,6 +9,14 @@ class Settings(ServiceSettings):
     """Ray's own RAY_AUTH_MODE and RAY_AUTH_TOKEN are read by Ray."""
 
     cluster: str = Field(default="default", description="Name of the cluster this scheduler answers for.")
+    scheduler_name: str = Field(
+        default="",
+        pattern="^[^/]*$",
+        description=(
+            "Name of this process where a supervisor starts it anew only once it has ended: it then leads at once in "
+            "place of the one before. Never give two that may run at the same time one name; empty otherwise."
+        ),
+    )
     ray_address: str = Field(default="127.0.0.1:6379", description="Ray's control service, `host:port`.")
     cache_dir: str = Field(
         default="/var/cache/moorage", description="Artifact cache of the replica hosts, the same path on every node."
@@ -21,9 +29,12 @@ class Settings(ServiceSettings):
     )
     serve_gpus: int = Field(default=0, ge=0, description="GPUs of each node left out of the groups for the same.")
     node_grace_s: float = Field(
-        default=5.0,
+        default=0.0,
         ge=0,
-        description="Seconds that replicas of a node which Ray lost keep waiting for it before they start elsewhere.",
+        description=(
+            "Seconds that replicas of a node which Ray lost wait for one of its name to come back before they start "
+            "elsewhere. What ran on it is gone by then: waiting only keeps them together with what the node has cached."
+        ),
     )
     pool_memory_mib: int = Field(
         default=256, ge=16, description="Memory that the models of one pooled host may take; the longest unused leave."
