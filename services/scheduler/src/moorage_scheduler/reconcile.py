@@ -32,7 +32,7 @@ from moorage_scheduler.warm import Warm
 log = structlog.get_logger()
 
 STEP_S = 1.0
-NODES_S = 2.0
+NODES_S = 1.0
 UNREACHABLE_LIMIT = 3
 VALIDATION_IDLE_S = 5.0
 """How long a validation host stays warm while replicas wait for a place."""
