@@ -109,6 +109,7 @@ class Registry:
         key = desired_key(CLUSTER, TENANT, model)
         self.entries[key] = entry
         assert self.writer is not None
+        await self.writer.bus.wait(20)
         assert await self.writer.put(key, entry)
 
     def on_endpoint(self, key: str, entry: Versioned) -> None:
