@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from moorage_common.bus import Bus
-from moorage_common.contracts.answers import Explanation, Nodes
+from moorage_common.contracts.answers import Defragmented, Explanation, Nodes
 from moorage_common.contracts.answers import Shares as SharesView
 from moorage_common.contracts.cluster import SchedulerAnswer, SchedulerAsk, packed_parts, unpacked
 from moorage_common.contracts.desired import ArtifactRef, Desired, DesiredVersion, LoadSpec, Resources
@@ -37,6 +37,7 @@ from moorage_scheduler.replay import replay
 from moorage_scheduler.settings import Settings
 from moorage_scheduler.views import Snapshot, nodes_view, seen_by
 from moorage_sdk.cli.app import app
+from moorage_sdk.pictures.moves import moved
 
 SECRET = "rival"
 SIZES = [NodeSize("a", 2, 4000, 8192, "T4", 16384), NodeSize("b", 1, 4000, 8192, "H100", 81920)]
@@ -307,6 +308,46 @@ async def test_a_replica_that_waits_is_told_each_filter_and_what_would_help_but_
         assert secret not in version.model_dump_json()
     answer = await built.questions.answer(SchedulerAsk(what="nodes", tenant="acme"))
     assert SECRET not in answer.model_dump_json()
+
+
+async def test_an_operator_is_told_of_anybodys_replicas_what_would_help(built: wiring.Deps) -> None:
+    seat(built, host(f"{SECRET}0", SECRET, "x", 637, 0))
+    seat(built, host(f"{SECRET}1", SECRET, "y", 300, 1))
+    want(built, desired(800, gpu_models=["T4"], gpu_mem_mib=100))
+    built.reconciler.queued = {("acme", "m", 1): [f"after {SECRET}"]}
+    question = SchedulerAsk(what="explain", tenant="acme", model="m", everything=True)
+    (version,) = Explanation.model_validate((await built.questions.answer(question)).answer).versions
+    assert version.reason == f"after {SECRET}"
+    assert "the freest has 700 milli" in version.removed[1].reason
+    assert version.would_fit[0] == "with 0.1 GPU less: gpu 0.7"
+
+
+async def test_a_dry_run_gathers_nothing_and_an_order_is_taken_once(built: wiring.Deps) -> None:
+    built.fleet.account.set_nodes(NodeSize(name, 1, 4000, 8192, "T4") for name in "abcd")
+    for name in "abcd":
+        one = host(f"h{name}", "acme", f"m{name}", 250, 0)
+        one.placed = one.placed.model_copy(update={"node": name})
+        seat(built, one)
+    built.reconciler.gathering.movable = lambda _now: frozenset(built.fleet.hosts)  # type: ignore[method-assign]
+    dry = Defragmented.model_validate((await built.questions.answer(SchedulerAsk(what="defragment"))).answer)
+    assert (len(dry.moves), dry.ordered, built.reconciler.gathering.left) == (3, False, 0)
+    assert (dry.before.free_devices, dry.after.free_devices) == (0, 3)
+    assert len(dry.nodes) == 4
+    assert sum(node.replicas() for node in moved(dry.nodes, dry.moves)) == 4
+    order = SchedulerAsk(what="defragment", dry_run=False)
+    assert (await built.questions.answer(order)).answer["ordered"]
+    assert "3 moves are left" in (await built.questions.answer(order)).error
+
+
+async def test_what_is_left_on_a_drained_node_is_told_operators_alone(built: wiring.Deps) -> None:
+    seat(built, host("h", "acme", "m", 500, 0))
+    built.fleet.account.close(["a"])
+    built.reconciler.draining.left = {"a": {"h": "no room elsewhere"}}
+    wanted: list[tuple[str, dict[str, str]]] = [("", {"h": "no room elsewhere"}), ("acme", {})]
+    for tenant, left in wanted:
+        found = (await built.questions.answer(SchedulerAsk(what="nodes", tenant=tenant))).answer
+        node = Nodes.model_validate(found).nodes[0]
+        assert (node.drained, node.left) == (True, left)
 
 
 async def test_a_replica_with_a_place_is_told_where_and_why(built: wiring.Deps) -> None:

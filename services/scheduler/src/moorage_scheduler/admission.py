@@ -146,14 +146,15 @@ class Admission:
             if refused:
                 return f"room can be made by a move, once {refused}"
             moving = move.replica
-            reason = f"moving {moving} from {move.source.node} to {move.target.node} to make room"
+            reason = f"a replica moves from {move.source.node} to {move.target.node} to make room"
         else:
             victims = decision.victims
             verb = "reclaimed" if isinstance(decision, Reclaim) else "preempted"
             for victim in victims:
-                self.fleet.retire(victim, f"its place was {verb} for {_name(one.key)}")
-            reason = f"{verb} the place of {', '.join(victims)} for it; waiting until they have stopped"
-        log.info("making room", deployment=_name(one.key), how=reason)
+                self.fleet.retire(victim, f"its place was {verb}")
+            # Reasons reach the tenants, so whose replicas they are is for the log alone.
+            reason = f"{verb} the place of {len(victims)} replica(s) for it; waiting until they have stopped"
+        log.info("making room", deployment=_name(one.key), how=reason, moving=moving, victims=victims)
         self._rooms[one.key] = Room(moving, victims, reason, tries + 1, now)
         return reason
 

@@ -28,6 +28,7 @@ from moorage_scheduler import serve_apps
 from moorage_scheduler.admission import Admission
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, LeftOut
 from moorage_scheduler.draining import Draining
+from moorage_scheduler.gathering import Gathering
 from moorage_scheduler.grouping import PoolSize
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.journal import Journal
@@ -190,6 +191,7 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         mover,
         admission,
         Draining(fleet, nodes, mover),
+        Gathering(fleet, mover),
         pools,
         warm,
         validations,

@@ -1,15 +1,17 @@
 """Why a deployment's replicas are where they are, or wait: sentences that tell nothing of other tenants. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moorage_common.contracts.answers import Explanation, Placement, Removed, VersionExplanation
 from moorage_common.contracts.desired import DesiredVersion, ReplicaState, Resources
+from moorage_scheduler.placement.explain import explain
 from moorage_scheduler.placement.filters import removed
 from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.serve_room import SHORT, at_host
 
 ADOPTED = "placed before this scheduler took over"
+POOLED = "in the process that the tenant's pooled versions share"
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,18 @@ def ask_for(version: DesiredVersion) -> Ask:
     return Ask(load.tenant, load.model, load.version, resources, version.scheduling_class, version.priority)
 
 
-def explanation(model: str, state: ClusterState, standings: Sequence[Standing]) -> Explanation:
-    """Each version; the filters of those of which replicas wait."""
-    return Explanation(model=model, versions=[_version(state, standing) for standing in standings])
+def explanation(
+    model: str, state: ClusterState, standings: Sequence[Standing], movable: Callable[[str], bool] | None
+) -> Explanation:
+    """Each version; the filters of those of which replicas wait.
+
+    Args:
+        movable: whether a replica may be moved now; given where an operator asks, who may hear of anybody's replicas.
+    """
+    return Explanation(model=model, versions=[_version(state, standing, movable) for standing in standings])
 
 
-def _version(state: ClusterState, standing: Standing) -> VersionExplanation:
+def _version(state: ClusterState, standing: Standing, movable: Callable[[str], bool] | None) -> VersionExplanation:
     told = VersionExplanation(
         version=standing.version.load.version,
         wanted=standing.wanted,
@@ -69,6 +77,8 @@ def _version(state: ClusterState, standing: Standing) -> VersionExplanation:
     if not standing.waiting:
         return told.model_copy(update={"reason": _why_none(standing)})
     ask = ask_for(standing.version)
+    if movable is not None:
+        return told.model_copy(update=_everything(state, ask, standing.waiting[0], movable))
     gone = removed(state, ask)
     fit = len(state.sizes) - sum(one.nodes for one in gone)
     return told.model_copy(
@@ -81,6 +91,12 @@ def _version(state: ClusterState, standing: Standing) -> VersionExplanation:
             "would_fit": would_fit(state, ask),
         }
     )
+
+
+def _everything(state: ClusterState, ask: Ask, reason: str, movable: Callable[[str], bool]) -> dict[str, object]:
+    found = explain(state, ask, movable)
+    told = [Removed(filter=one.filter, nodes=one.nodes, reason=one.reason) for one in found.filters]
+    return {"reason": reason, "removed": told, "would_fit": [one for one in found.would_fit.split("; or ") if one]}
 
 
 def _why_none(standing: Standing) -> str:

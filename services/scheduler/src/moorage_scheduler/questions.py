@@ -17,7 +17,8 @@ from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.answers import Waiting
 from moorage_common.contracts.cluster import SchedulerAnswer, SchedulerAsk, packed_parts
 from moorage_common.contracts.names import scheduler_subject
-from moorage_scheduler.explaining import Placed, Standing, ask_for, explanation
+from moorage_scheduler.explaining import POOLED, Placed, Standing, ask_for, explanation
+from moorage_scheduler.gathering import copied, gathered
 from moorage_scheduler.hosts import VersionKey
 from moorage_scheduler.limits import LimitsBoard
 from moorage_scheduler.reconcile import Reconciler
@@ -100,6 +101,8 @@ class Questions:
         """The answer, packed where it is long."""
         if ask.take:
             return self._packed.part(ask.take, ask.part)
+        if ask.what == "defragment":
+            return await self._defragment(ask)
         make = self._making(ask)
         return await asyncio.to_thread(self._made, make)
 
@@ -126,14 +129,27 @@ class Questions:
             case _:
                 return lambda: f"this scheduler does not answer {ask.what}"
 
+    async def _defragment(self, ask: SchedulerAsk) -> SchedulerAnswer:
+        """Plan beside the loop, on a copy; what is ordered is planned anew move by move."""
+        gathering = self.reconciler.gathering
+        if not ask.dry_run and gathering.left:
+            return SchedulerAnswer(error=f"free room is being gathered, {gathering.left} moves are left; wait for them")
+        state, movable = copied(self.reconciler.state()), gathering.movable(time.time())
+        found = await asyncio.to_thread(gathered, state, movable)
+        if found.moves and not ask.dry_run:
+            gathering.order(len(found.moves))
+            found = found.model_copy(update={"ordered": True})
+            self.reconciler.changed.set()
+        return await asyncio.to_thread(self._made, lambda: found.model_dump(mode="json"))
+
     def _nodes(self, tenant: str) -> Make:
         reconciler = self.reconciler
         snapshot = Snapshot.of(reconciler.state())
         states = {host_id: host.state for host_id, host in reconciler.fleet.hosts.items()}
-        waiting = _waiting(reconciler.queued)
+        waiting, left = _waiting(reconciler.queued), dict(reconciler.draining.left)
 
         def make() -> Json:
-            nodes = nodes_view(snapshot, states, waiting)
+            nodes = nodes_view(snapshot, states, waiting, left)
             return (seen_by(nodes, tenant) if tenant else nodes).model_dump(mode="json")
 
         return make
@@ -151,7 +167,8 @@ class Questions:
         reconciler = self.reconciler
         state = reconciler.state()
         standings = [self._standing(key) for key in reconciler.wanted() if key[:2] == (ask.tenant, ask.model)]
-        return explanation(ask.model, state, standings).model_dump(mode="json")
+        movable = reconciler.mover.movable(time.time()) if ask.everything else None
+        return explanation(ask.model, state, standings, movable).model_dump(mode="json")
 
     def _standing(self, key: VersionKey) -> Standing:
         reconciler = self.reconciler
@@ -164,6 +181,11 @@ class Questions:
             held, why = host.held(), reconciler.journal.why(host_id)
             milli = granted_milli(held, sizes[held.node]) if held.node in sizes else 0
             placed.append(Placed(host_id, host.state, held.node, held.devices, milli, why))
+        placed += [
+            Placed(one.host_id, one.state, one.node, tuple(one.devices), one.gpu_milli, POOLED)
+            for one in reconciler.pools.statuses().get(key[:2], [])
+            if one.version == key[2] and one.node
+        ]
         waiting = reconciler.queued.get(key, [])
         failure = reconciler.fleet.failures.get(key)
         wanted = reconciler.targets.last(key)

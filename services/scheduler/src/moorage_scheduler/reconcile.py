@@ -17,6 +17,7 @@ from moorage_scheduler.admission import Admission, Pending
 from moorage_scheduler.changes import Running, compare, makes_room
 from moorage_scheduler.cluster import ClusterUnreachable, NotLeading
 from moorage_scheduler.draining import Draining
+from moorage_scheduler.gathering import Gathering
 from moorage_scheduler.grouping import is_pooled
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
 from moorage_scheduler.journal import Journal
@@ -49,6 +50,7 @@ class Reconciler:
     mover: Mover
     admission: Admission
     draining: Draining
+    gathering: Gathering
     pools: Pools
     warm: Warm
     validations: Validations
@@ -158,6 +160,7 @@ class Reconciler:
         pending = [one for key, version in dedicated for one in self._bring(key, version, by_version[key], now)]
         self.mover.step(now)
         self.draining.step(now)
+        self.gathering.step(now)
         self.queued = self.admission.admit(pending, now)
         self._make_way(by_version)
         self.queued |= self.pools.step(pooled, now)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from moorage_common.contracts.answers import DeviceView, Nodes, NodeView, Seat, Waiting
 from moorage_common.contracts.desired import ReplicaState
@@ -30,11 +31,17 @@ class Snapshot:
         return cls(state.sizes, dict(state.held), *(array.tolist() for array in arrays))
 
 
-def nodes_view(snapshot: Snapshot, states: Mapping[str, ReplicaState], waiting: Iterable[Waiting]) -> Nodes:
+def nodes_view(
+    snapshot: Snapshot,
+    states: Mapping[str, ReplicaState],
+    waiting: Iterable[Waiting],
+    left: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> Nodes:
     """All of it.
 
     Args:
         states: of each replica that has one; one that was only just given its place has none.
+        left: by drained node and replica, why it is still there.
     """
     by_node: defaultdict[str, list[tuple[str, Held]]] = defaultdict(list)
     for replica, held in snapshot.held.items():
@@ -43,7 +50,8 @@ def nodes_view(snapshot: Snapshot, states: Mapping[str, ReplicaState], waiting: 
         _node(snapshot, at, [_seat(replica, held, size, states.get(replica)) for replica, held in by_node[size.name]])
         for at, size in enumerate(snapshot.sizes)
     ]
-    return Nodes(nodes=nodes, waiting=list(waiting))
+    told = [node.model_copy(update={"left": dict(left[node.name])}) if node.name in left else node for node in nodes]
+    return Nodes(nodes=told, waiting=list(waiting))
 
 
 def _node(snapshot: Snapshot, at: int, seats: list[Seat]) -> NodeView:

@@ -33,6 +33,7 @@ class SchedulerAsk(Contract):
     tenant: str = Field(default="", description="Whose; empty for operators, who see all.")
     model: str = ""
     dry_run: bool = True
+    everything: bool = Field(default=False, description="An operator asks: names of other tenants may be told.")
     take: str = Field(default="", description="Of an answer in parts: its `take`, to ask for `part` of it.")
     part: int = Field(default=0, ge=0)
 

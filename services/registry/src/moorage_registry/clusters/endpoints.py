@@ -30,7 +30,7 @@ async def explain_deployment(model: Annotated[Name, Path()], principal: Anyone, 
     async with registry.db.read() as session:
         await DeploymentReader(session, principal.tenant).live(model)
     return await registry.schedulers.ask(
-        SchedulerAsk(what="explain", tenant=principal.tenant, model=model), Explanation
+        SchedulerAsk(what="explain", tenant=principal.tenant, model=model, everything=principal.is_admin), Explanation
     )
 
 
