@@ -11,6 +11,7 @@ from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.serve_room import SHORT, at_host
 
 ADOPTED = "placed before this scheduler took over"
+MOVED = "moved here, to empty its node, to gather free room or to make some"
 POOLED = "in the process that the tenant's pooled versions share"
 
 

@@ -17,7 +17,7 @@ from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.answers import Waiting
 from moorage_common.contracts.cluster import SchedulerAnswer, SchedulerAsk, packed_parts
 from moorage_common.contracts.names import scheduler_subject
-from moorage_scheduler.explaining import POOLED, Placed, Standing, ask_for, explanation
+from moorage_scheduler.explaining import MOVED, POOLED, Placed, Standing, ask_for, explanation
 from moorage_scheduler.gathering import copied, gathered
 from moorage_scheduler.hosts import VersionKey
 from moorage_scheduler.limits import LimitsBoard
@@ -178,7 +178,8 @@ class Questions:
         for host_id, host in reconciler.fleet.hosts.items():
             if host.key != key:
                 continue
-            held, why = host.held(), reconciler.journal.why(host_id)
+            held = host.held()
+            why = reconciler.journal.why(host_id) or (MOVED if host.placed.moved_from else "")
             milli = granted_milli(held, sizes[held.node]) if held.node in sizes else 0
             placed.append(Placed(host_id, host.state, held.node, held.devices, milli, why))
         placed += [
