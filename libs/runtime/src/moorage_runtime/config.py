@@ -5,6 +5,7 @@ from pydantic import Field
 from moorage_common.contracts.desired import LoadSpec
 from moorage_common.contracts.model import Contract
 from moorage_common.contracts.tensors import Format
+from moorage_runtime.gpu_caps import GpuCaps
 from moorage_runtime.limits import Limits
 
 
@@ -20,6 +21,7 @@ class HostConfig(Contract):
     pool_memory_mib: int = Field(
         default=0, description="Memory that a pooled host's models may take; 0 is a host that keeps all it loads."
     )
+    gpu_caps: GpuCaps | None = Field(default=None, description="What MPS holds the process to, where it runs.")
     devices: list[int] = Field(default=[], description="GPUs given by the scheduler; empty: those that Ray gave.")
     max_body_bytes: int = Field(
         default=64 * 1024 * 1024, description="Largest request, unpacked, and most that its tensors take."

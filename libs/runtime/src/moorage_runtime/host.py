@@ -19,6 +19,7 @@ from moorage_common import logs
 from moorage_common.contracts.desired import LoadSpec, ValidationRun
 from moorage_common.errors import Conflict
 from moorage_common.memory import keep_buffers
+from moorage_runtime import gpu_caps
 from moorage_runtime.apart import Job, Validator
 from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.calls import Calls
@@ -108,6 +109,7 @@ class ReplicaHost:
         return self.identity()
 
     def _serve(self, config: HostConfig) -> None:
+        os.environ.update(gpu_caps.environment(config.gpu_caps))
         share_processor(max([spec.threads for spec in config.loads], default=1))
         cache = ArtifactCache(Path(config.cache_dir))
         plain = Versions(config.tenant, cache, config.limits)

@@ -16,6 +16,7 @@ from moorage_runtime.artifacts import ArtifactCache
 from moorage_runtime.batching import Batcher, Turn
 from moorage_runtime.coroutines import Concurrent
 from moorage_runtime.formats import AsyncModel, Model, inline_s, is_async, load_model
+from moorage_runtime.gpu_memory import GpuMemory, Unmeasured, gpu_memory, hold_to, visible_devices
 from moorage_runtime.interpreter import settle_garbage, share_processor
 from moorage_runtime.limits import Limits
 from moorage_runtime.v2 import DTYPES, Array
@@ -86,8 +87,11 @@ class _Slot:
 class Versions:
     """Versions of one tenant by (model, version); safe for threads."""
 
-    def __init__(self, tenant: str, cache: ArtifactCache, limits: Limits | None = None) -> None:
+    def __init__(
+        self, tenant: str, cache: ArtifactCache, limits: Limits | None = None, gpu: GpuMemory | None = None
+    ) -> None:
         self._tenant = tenant
+        self._gpu_memory = gpu or (gpu_memory() if visible_devices() else Unmeasured())
         self._cache = cache
         self._limits = limits or Limits()
         self._turn = Turn()
@@ -107,6 +111,7 @@ class Versions:
             began = time.monotonic()
             try:
                 model = self.open(spec)
+                hold_to(spec.gpu_mem_mib, self._gpu_memory, visible_devices())
             except Exception as error:  # noqa: BLE001 - a host outlives a version that does not load
                 reason = error.message if isinstance(error, MoorageError) else f"{type(error).__name__}: {error}"
                 log.warning("version failed to load", model=spec.model, version=spec.version, reason=reason)

@@ -24,6 +24,7 @@ from moorage_common.contracts.names import (
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketReader
 from moorage_runtime.config import HostConfig
+from moorage_runtime.gpu_caps import GpuCaps
 from moorage_scheduler import serve_apps
 from moorage_scheduler.admission import Admission
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, LeftOut
@@ -130,7 +131,9 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
     metrics.fencing.set_function(lambda: float(leadership.fencing))
     changed = asyncio.Event()
 
-    def configure(host_id: str, tenant: str, loads: list[LoadSpec], *, pool_memory_mib: int = 0) -> str:
+    def configure(
+        host_id: str, tenant: str, loads: list[LoadSpec], *, pool_memory_mib: int = 0, caps: GpuCaps | None = None
+    ) -> str:
         return HostConfig(
             host_id=host_id,
             tenant=tenant,
@@ -138,6 +141,7 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
             cache_dir=settings.cache_dir,
             loads=loads,
             pool_memory_mib=pool_memory_mib,
+            gpu_caps=caps if settings.mps else None,
         ).model_dump_json()
 
     def configure_warm(host_id: str, formats: Collection[str]) -> str:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from moorage_scheduler.hosts import Fleet, Host
 from moorage_scheduler.moves import Mover
 from moorage_scheduler.nodes import Nodes
-from moorage_scheduler.placement.decisions import Move, Place
+from moorage_scheduler.placement.decisions import Move, Place, Queue
 from moorage_scheduler.placement.plan import place
+from moorage_scheduler.placement.repair import repair
+from moorage_scheduler.placement.state import Ask
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Draining:
         account, held = self.fleet.account, host.held()
         target = place(account, held.ask)
         if not isinstance(target, Place):
-            return f"no room elsewhere: {target.reason}"
+            return self._room_for(held.ask, target, now)
         source = Place(placed.node, tuple(placed.devices), placed.gpu_milli or 0)
         why = f"{placed.node} is drained"
         return self.mover.begin(Move(placed.host_id, source, target), why, at_version=account.version) or (
@@ -58,3 +60,12 @@ class Draining:
         if self.fleet.arriving(host):
             return "it was to take another's place, and is given up or stays until that one has gone"
         return None
+
+    def _room_for(self, ask: Ask, queued: Queue, now: float) -> str:
+        """Make room elsewhere by moving others; why it has to wait."""
+        account = self.fleet.account
+        plan = repair(account, ask, self.mover.movable(now))
+        if plan is None:
+            return f"no room elsewhere: {queued.reason}"
+        waits = self.mover.begin(plan.moves[0], f"room for {ask.model} of a drained node", at_version=account.version)
+        return f"room is made elsewhere{', once ' if waits else ''}{waits}"

@@ -9,6 +9,7 @@ from typing import Protocol
 import structlog
 
 from moorage_common.contracts.desired import DesiredVersion, LoadSpec, Resources
+from moorage_runtime.gpu_caps import GpuCaps
 from moorage_scheduler.cluster import Placed
 from moorage_scheduler.hosts import Fleet, Start, VersionKey
 from moorage_scheduler.nodes import Nodes
@@ -24,7 +25,15 @@ log = structlog.get_logger()
 class Configure(Protocol):
     """Makes the JSON of a host's configuration."""
 
-    def __call__(self, host_id: str, tenant: str, loads: list[LoadSpec], *, pool_memory_mib: int = 0) -> str: ...
+    def __call__(
+        self,
+        host_id: str,
+        tenant: str,
+        loads: list[LoadSpec],
+        *,
+        pool_memory_mib: int = 0,
+        caps: GpuCaps | None = None,
+    ) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,8 @@ class Placing:
             priority=version.priority,
             pinned=version.pinned,
         )
-        config = self.configure(host_id, tenant, [_bounded(version, place, node.size)])
+        load = _bounded(version, place, node.size)
+        config = self.configure(host_id, tenant, [load], caps=_caps(load, place))
         where = {"node": place.node, "devices": place.devices}
         log.info("placing", host_id=host_id, model=model, version=number, moved_from=moved_from, **where)
         self.fleet.start(Start(placed, node.ray_id, place.gpu_milli / DEVICE_MILLI, config, warm=taken is not None))
@@ -106,3 +116,9 @@ def _bounded(version: DesiredVersion, place: Place, size: NodeSize) -> LoadSpec:
         return version.load
     mib = Shape.of(version.resources).demand.on(size)[1]
     return version.load.model_copy(update={"gpu_mem_mib": mib})
+
+
+def _caps(load: LoadSpec, place: Place) -> GpuCaps | None:
+    if not place.devices:
+        return None
+    return GpuCaps(gpu_milli=place.gpu_milli, gpu_mem_mib=load.gpu_mem_mib, devices=len(place.devices))

@@ -57,3 +57,10 @@ class Settings(ServiceSettings):
         ge=0,
         description="Seconds that a replica runs at least before its place may be reclaimed or preempted for another.",
     )
+    mps: bool = Field(
+        default=False,
+        description="Whether CUDA's MPS daemon runs on the GPU nodes: replicas are then held to their share by it.",
+    )
+    defragmentation_moves_an_hour: int = Field(
+        default=30, ge=0, description="Moves an hour that gather free room in the background; 0 is only when ordered."
+    )

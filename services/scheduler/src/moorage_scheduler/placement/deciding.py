@@ -8,6 +8,7 @@ from moorage_common.contracts.keys import GpuShare
 from moorage_scheduler.placement.decisions import Decision, Place, Preempt, Queue, Reclaim
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.reclaim import preempt, reclaim
+from moorage_scheduler.placement.repair import repair
 from moorage_scheduler.placement.shares import Refused, Shares, Usage, usage_of
 from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.placement.victims import Key
@@ -73,7 +74,9 @@ def decide(state: ClusterState, ask: Ask, grounds: Grounds) -> Decision:
     found = next((answer for answer in answers if isinstance(answer, Place)), None)
     if found is not None or not grounds.may_disturb:
         return found or answers[-1]
-    return _victims(state, ask, grounds, usage) or answers[-1]
+    plans = (repair(state, one, grounds.movable.__contains__) for one in asks)
+    plan = next((plan for plan in plans if plan is not None), None)
+    return plan or _victims(state, ask, grounds, usage) or answers[-1]
 
 
 def _victims(state: ClusterState, ask: Ask, grounds: Grounds, usage: Usage) -> Reclaim | Preempt | None:
