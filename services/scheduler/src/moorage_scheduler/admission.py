@@ -24,8 +24,8 @@ log = structlog.get_logger()
 MOST_TRIES = 4
 """Rounds of making room for one ask, others having taken what was made; then it rests."""
 REST_S = 60.0
-FORGET_S = 15.0
-"""What could not be moved may be movable by then: it has rested, or started to serve."""
+SEARCHES = 8
+"""Versions a round for which it is searched whom to move or stop; those that waited longest for a search."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,17 @@ class Admission:
     shares: Callable[[], Shares]
     journal: Journal
     _rooms: dict[VersionKey, Room] = field(default_factory=dict)
-    _forgotten_at: float = 0.0
+    _searched_at: dict[VersionKey, float] = field(default_factory=dict)
 
     def admit(self, pending: Sequence[Pending], now: float) -> dict[VersionKey, list[str]]:
         """Start what can start; for each version the reasons of those of its replicas that wait."""
-        if now - self._forgotten_at > FORGET_S:
-            self._forgotten_at = now
-            self.fleet.account.failures.failed_at.clear()
         waiting = {one.key for one in pending}
         self._rooms = {key: room for key, room in self._rooms.items() if key in waiting}
+        self._searched_at = {key: self._searched_at.get(key, 0.0) for key in waiting}
+        searched = set(sorted(waiting, key=lambda key: self._searched_at[key])[:SEARCHES])
         queued: dict[VersionKey, list[str]] = defaultdict(list)
         for one in self._in_turn(pending):
-            reason = self._admit(one, now)
+            reason = self._admit(one, now, may_search=one.key in searched)
             if reason:
                 queued[one.key].append(reason)
         return dict(queued)
@@ -96,7 +95,7 @@ class Admission:
     def _usage(self) -> Usage:
         return usage_of(self.fleet.account, self.mover.arrivals())
 
-    def _admit(self, one: Pending, now: float) -> str:
+    def _admit(self, one: Pending, now: float, *, may_search: bool) -> str:
         room = self._rooms.get(one.key)
         if room is not None and self._making(room):
             return room.reason
@@ -105,7 +104,9 @@ class Admission:
             return reason
         tries = room.tries if room is not None else 0
         account, ask = self.fleet.account, ask_of(one.key, one.version)
-        grounds = self._grounds(now, may_disturb=tries < MOST_TRIES)
+        grounds = self._grounds(now, may_disturb=may_search and tries < MOST_TRIES)
+        if may_search:
+            self._searched_at[one.key] = now
         decision = decide(account, ask, grounds)
         self.journal.decided(account, ask, decision, **grounds.recorded())
         match decision:

@@ -195,7 +195,7 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         mover,
         admission,
         Draining(fleet, nodes, mover),
-        Gathering(fleet, mover),
+        Gathering(fleet, mover, settings.defragmentation_moves_an_hour),
         pools,
         warm,
         validations,

@@ -160,7 +160,6 @@ class Reconciler:
         pending = [one for key, version in dedicated for one in self._bring(key, version, by_version[key], now)]
         self.mover.step(now)
         self.draining.step(now)
-        self.gathering.step(now)
         self.queued = self.admission.admit(pending, now)
         self._make_way(by_version)
         self.queued |= self.pools.step(pooled, now)
@@ -169,6 +168,7 @@ class Reconciler:
                 self._retire(host.placed.host_id for host in by_version[key])
         if self.queued:
             self.validations.sweep(idle_s=VALIDATION_IDLE_S)
+        self.gathering.step(now, waiting=bool(self.queued))
         self._keep_warm()
         self.validations.want(self.desired.values())
         self.reporting.publish(self.desired.values(), self.queued, self.state())

@@ -74,6 +74,7 @@ def decide(state: ClusterState, ask: Ask, grounds: Grounds) -> Decision:
     found = next((answer for answer in answers if isinstance(answer, Place)), None)
     if found is not None or not grounds.may_disturb:
         return found or answers[-1]
+    state.failures.failed_at.clear()  # what was searched in vain before is no ground, and would not be recorded
     plans = (repair(state, one, grounds.movable.__contains__) for one in asks)
     plan = next((plan for plan in plans if plan is not None), None)
     return plan or _victims(state, ask, grounds, usage) or answers[-1]
