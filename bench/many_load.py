@@ -92,7 +92,7 @@ async def drive(
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             body = await reader.readexactly(length)
-            _take(found, models[at], head, body, time.perf_counter() - sent)
+            take(found, models[at], head, body, time.perf_counter() - sent)
         writer.close()
 
     await asyncio.gather(*(connection() for _ in range(connections)))
@@ -100,7 +100,8 @@ async def drive(
     return found
 
 
-def _take(found: Found, model: SmallModel, head: bytes, body: bytes, took_s: float) -> None:
+def take(found: Found, model: SmallModel, head: bytes, body: bytes, took_s: float) -> None:
+    """Count an answer, held against the model's own."""
     if not head.startswith(b"HTTP/1.1 200"):
         found.errors += 1
         found.first_error = found.first_error or f"{model.tenant} {model.name}: {head[:40]!r} {body[:300]!r}"

@@ -69,4 +69,4 @@ async def test_scavengers_go_for_what_is_asked_and_are_told_why(registry: Regist
     await registry.desire("asked", wanted("asked", artifact, gpu_milli=500))
     await until(placed, "replica in a scavenger's place")
     assert len(registry.ready("spare")) == 1, "no more went than needed"
-    assert "its place was preempted for acme/asked version 1" in reasons
+    assert "its place was preempted" in reasons
