@@ -1,4 +1,4 @@
-"""Requests lost while defragmentation moves replicas: 20 models under load through the router, on several Ray nodes with
+"""Requests lost while defragmentation moves replicas: 20 models under load through the router, on five Ray nodes with
 logical GPUs, all on this machine.
 
     .venv/bin/python bench/defragmentation.py [--rate 10] [--seconds 30]
@@ -109,7 +109,7 @@ def fragmented(local: Mapping[str, Any], tenants: Tenants, models: Sequence[Smal
     """Half-fill every GPU."""
     client = tenants.clients[TENANT]
     large, *small = models
-    tenants.deploy(models, "dedicated", min=0, max=0)
+    tenants.deploy(models, "dedicated", min=0, max=1)
     until("validated models", lambda: all(client.registry.version(m.name, 1).state == "ready" for m in models))
     deploy(client, large.name, 500, NODES * GPUS)
     until("large replicas", lambda: len(replicas(local, "ready")) == NODES * GPUS)
