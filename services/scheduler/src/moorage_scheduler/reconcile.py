@@ -33,6 +33,8 @@ from moorage_scheduler.warm import Warm
 log = structlog.get_logger()
 
 STEP_S = 1.0
+REST_S = 0.2
+"""The most that a step is followed by a rest as long as itself."""
 NODES_S = 1.0
 UNREACHABLE_LIMIT = 3
 VALIDATION_IDLE_S = 5.0
@@ -119,8 +121,10 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile on every change and every second, until cancelled."""
         while True:
+            began = time.monotonic()
             if self.fleet.cluster.may_act():  # otherwise what runs is followed, and nothing changed
                 self.step(time.time())
+            await asyncio.sleep(min(REST_S, time.monotonic() - began))  # thousands of versions at once are one change
             try:
                 await asyncio.wait_for(self.changed.wait(), STEP_S)
             except TimeoutError:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from moorage_common.contracts.desired import Desired
 from moorage_scheduler.hosts import Fleet, Host, VersionKey
@@ -11,6 +12,8 @@ from moorage_scheduler.placement.state import ClusterState
 from moorage_scheduler.pools import Pools
 from moorage_scheduler.reports import Reports, status
 from moorage_scheduler.validations import Validations
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Reporting:
                 hosts[host.key[:2]].append(host)
         deployments |= hosts.keys()
         pooled = self.pools.statuses()
+        waiting, failed = _by_deployment(queued), _by_deployment(self.fleet.failures)
         for deployment in deployments:
             self.reports.status_changed(
                 status(
@@ -39,8 +43,8 @@ class Reporting:
                     deployment,
                     hosts=hosts[deployment],
                     pooled=pooled.get(deployment, ()),
-                    queued={key: reasons for key, reasons in queued.items() if key[:2] == deployment},
-                    failures={key: held for key, held in self.fleet.failures.items() if key[:2] == deployment},
+                    queued=waiting[deployment],
+                    failures=failed[deployment],
                     validations=self.validations.of(deployment),
                 )
             )
@@ -57,3 +61,10 @@ class Reporting:
         for host in self.fleet.hosts.values():
             tenant, model, version = host.key
             self.metrics.series.child(self.metrics.replicas, tenant, model, str(version), host.state).inc()
+
+
+def _by_deployment(by_version: Mapping[VersionKey, T]) -> dict[tuple[str, str], dict[VersionKey, T]]:
+    found: dict[tuple[str, str], dict[VersionKey, T]] = defaultdict(dict)
+    for key, value in by_version.items():
+        found[key[:2]][key] = value
+    return found
