@@ -15,7 +15,7 @@ from moorage_common.contracts.tensors import Signature, TensorSpec
 from moorage_common.errors import DeadlineExceeded, NotFound, Unavailable, Unprocessable
 from moorage_runtime.limits import Limits
 from moorage_runtime.pooled.journal import Journal
-from moorage_runtime.pooled.pool import FLOOR_BYTES, Pool
+from moorage_runtime.pooled.pool import FLOOR_BYTES, Pool, charged_bytes
 from moorage_runtime.v2 import Array
 from moorage_runtime.versions import Served
 
@@ -186,6 +186,15 @@ async def test_code_and_what_does_not_load_fail_alone(pool: Callable[..., Pool],
     assert until_settled(some)["broken"] == "ready", "it is tried again when it is asked for again"
 
 
+def test_a_version_counts_for_what_it_grew_the_process_by_within_what_its_file_makes_likely() -> None:
+    mib = 1 << 20
+    assert charged_bytes(0, 0) == FLOOR_BYTES
+    assert charged_bytes(20 * mib, 10 * mib) == 20 * mib
+    assert charged_bytes(5 * mib, 10 * mib) == 10 * mib + FLOOR_BYTES
+    assert charged_bytes(500 * mib, 10 * mib) == 81 * mib, "a burst of requests came meanwhile"
+    assert charged_bytes(20 * mib, 10 * mib, before=40 * mib) == 30 * mib
+
+
 async def test_a_version_larger_than_the_pool_is_refused_with_the_way_out(pool: Callable[..., Pool]) -> None:
     some = pool(room=10)
     large = spec("large").model_copy(update={"artifact": ArtifactRef(digest="sha256:" + "0" * 64, size_bytes=1 << 30)})
@@ -211,7 +220,7 @@ def test_two_hundred_real_models_answer_over_http_from_one_process_with_few_thre
 ) -> None:
     ref = blobs.put(doubling)
     loads = [blobs.spec(ref, "onnx", SIGNATURE, model=f"m{number}", threads=4) for number in range(200)]
-    client = start_host(*loads, pool_memory_mib=64)
+    client = start_host(*loads, pool_memory_mib=16)
     assert {v["state"] for v in client.host.identity()["versions"]} == {"ready"}
     before = threading.active_count()
     body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'
@@ -219,4 +228,6 @@ def test_two_hundred_real_models_answer_over_http_from_one_process_with_few_thre
         answer = client.infer(body, path=f"/v2/models/m{number}/versions/1/infer")
         assert answer.json()["outputs"][0]["data"] == [2.0, 4.0]
     assert threading.active_count() <= before + 6
-    assert client.host.memory()["versions"] == 200
+    memory = client.host.memory()
+    assert memory["versions"] == 200
+    assert 16 <= memory["resident"] < 200, "not all fit at a time"

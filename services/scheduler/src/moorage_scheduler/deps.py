@@ -174,7 +174,7 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
     )
     loads = LoadBoard()
     targets = Targets(loads)
-    warm = Warm(cluster, configure_warm, WarmSize(settings.warm_least, settings.warm_most, settings.warm_memory_mib))
+    warm = Warm(cluster, metrics, configure_warm, _warm_size(settings))
     placing = Placing(fleet, nodes, configure, warm, settings.pool_memory_mib)
     move_limits = MoveLimits(settings.move_cooldown_s, settings.moves_an_hour)
     mover = Mover(fleet, placing, metrics, move_limits, told=reports.told)
@@ -218,6 +218,10 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         settings, bus, leadership, cluster, fleet, validations, reports, loads, starts, reconciler, questions, readers,
         reached=asyncio.Event(), leading=leading,
     )  # fmt: skip
+
+
+def _warm_size(settings: Settings) -> WarmSize:
+    return WarmSize(settings.warm_least, settings.warm_most, settings.warm_memory_mib)
 
 
 def _pool_size(settings: Settings) -> PoolSize:

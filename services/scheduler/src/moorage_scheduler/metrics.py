@@ -19,6 +19,7 @@ class SchedulerMetrics:
     placements: Counter = field(init=False)
     moves: Counter = field(init=False)
     queued: Gauge = field(init=False)
+    warm_hosts: Gauge = field(init=False)
     recovery_seconds: Histogram = field(init=False)
     validations: Counter = field(init=False)
     start_seconds: Histogram = field(init=False)
@@ -39,6 +40,10 @@ class SchedulerMetrics:
             "moorage_scheduler_moves", "Replicas moved, by outcome: done or aborted.", ["outcome"], registry=registry
         )
         self.queued = Gauge("moorage_scheduler_queued", "Replicas that fit nowhere now.", registry=registry)
+        self.warm_hosts = Gauge(
+            "moorage_scheduler_warm_hosts", "Empty hosts, by node and whether they can be taken.", ["node", "ready"],
+            registry=registry,
+        )  # fmt: skip
         self.recovery_seconds = Histogram(
             "moorage_scheduler_recovery_seconds",
             "From the loss of a host's process until its version was ready again.",

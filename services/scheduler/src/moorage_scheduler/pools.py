@@ -155,8 +155,8 @@ class Pools:
             told = self._told[host.identity.generation] = {at: specs[at] for at in inside if at in specs}
         gone = [at for at in inside if at not in specs and inside[at].state != "draining"]
         new = [spec for at, spec in specs.items() if at not in inside or told.get(at) != spec]
-        anew = [at for at in inside if at in specs and inside[at].state == "failed" and told.get(at) != specs[at]]
         if gone or new:
+            anew = [at for at, spec in specs.items() if _failed(inside.get(at)) and _is_other(told.get(at), spec)]
             told.clear()
             told.update(specs)
             self._tasks[host_id] = asyncio.create_task(self._say(host, new, [*gone, *anew]), name=f"pool-{host_id}")
@@ -212,6 +212,19 @@ class Pools:
             started_at=host.placed.started_at,
             ready_at=host.ready_at,
         )
+
+
+def _failed(held: HeldVersion | None) -> bool:
+    return held is not None and held.state == "failed"
+
+
+def _is_other(told: LoadSpec | None, spec: LoadSpec) -> bool:
+    return told is not None and _lasting(told) != _lasting(spec)
+
+
+def _lasting(spec: LoadSpec) -> LoadSpec:
+    """All but the URL, which is signed anew now and then: that is no reason to try a failed version again."""
+    return spec.model_copy(update={"artifact": spec.artifact.model_copy(update={"url": ""})})
 
 
 def pool_host_id(tenant: str, number: int) -> str:

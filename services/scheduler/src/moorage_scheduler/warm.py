@@ -17,6 +17,7 @@ import structlog
 
 from moorage_common.contracts.desired import Resources
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed, RayNode
+from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.sizing import WarmSize, fitting, wanted_warm
 
 log = structlog.get_logger()
@@ -43,6 +44,7 @@ class Warm:
     """The warm hosts of the cluster."""
 
     cluster: Cluster
+    metrics: SchedulerMetrics
     configure: Callable[[str, Collection[str]], str]
     """Host id and formats -> the JSON of a warm host's configuration."""
     size: WarmSize
@@ -93,6 +95,9 @@ class Warm:
             starting = sum(not self.hosts[host_id].ready for host_id in here[:most])
             if name not in busy and len(here) < most and starting < STARTING_A_NODE:
                 self._start(node, formats)
+        self.metrics.warm_hosts.clear()
+        for host in self.hosts.values():
+            self.metrics.warm_hosts.labels(host.placed.node, str(host.ready).lower()).inc()
 
     async def close(self) -> None:
         """Stop following; the hosts go on."""

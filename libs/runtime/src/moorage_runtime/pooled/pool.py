@@ -35,6 +35,8 @@ log = structlog.get_logger()
 Key = tuple[str, int]
 FLOOR_BYTES = 128 * 1024
 """A version counts for at least this and its file's size: what it takes may come from memory that was freed before."""
+MOST_BYTES, MOST_TIMES = 1024 * 1024, 8
+"""It counts for at most the first and so many times its file's size: requests take memory while it is measured."""
 SLACK_BYTES = 96 * 1024 * 1024
 """Beside the models: buffers of requests, and what the allocator keeps."""
 PREDICTING = 4
@@ -66,6 +68,17 @@ class _Entry:
 def name_of(model: str, version: int) -> str:
     """How a version is called in the journal."""
     return f"{model}/{version}"
+
+
+def charged_bytes(grown: int, file_bytes: int, before: int = 0) -> int:
+    """What a version counts for.
+
+    Args:
+        grown: by how much the process grew while it was loaded.
+        before: what it counted for when it was in memory last; 0 the first time.
+    """
+    bounded = min(max(grown, FLOOR_BYTES + file_bytes), MOST_BYTES + MOST_TIMES * file_bytes)
+    return (before + bounded) // 2 if before else bounded
 
 
 class Pool:
@@ -260,7 +273,7 @@ class Pool:
             raise Unprocessable(reason, code="crashes")
         with entry.mark.loading():
             model, size = self._measured(spec)
-        size = max(size, entry.size_bytes, FLOOR_BYTES + spec.artifact.size_bytes)
+        size = charged_bytes(size, spec.artifact.size_bytes, entry.size_bytes)
         if size > self._residents.budget_bytes:
             raise Unprocessable(
                 f"the model takes {size >> 20} MiB of memory and the pool has {self._residents.budget_bytes >> 20}; "
