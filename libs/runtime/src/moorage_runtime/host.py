@@ -118,8 +118,11 @@ class ReplicaHost:
         if config.pool_memory_mib:
             journal = Journal(Path(config.cache_dir) / "pools" / config.host_id)
             versions = self._pool(config, plain, journal)
-        for spec in config.loads if journal is None else []:
-            plain.announce(spec)
+        if isinstance(versions, Pool):
+            versions.register(config.loads)
+        else:
+            for spec in config.loads:
+                plain.announce(spec)
         app = HostApp(
             Calls(Inference(versions, config.limits), config.max_body_bytes),
             tenant=config.tenant,
@@ -150,11 +153,8 @@ class ReplicaHost:
         self._warm.set()
 
     def _load_all(self, service: Service) -> None:
-        if isinstance(service.versions, Pool):
-            service.versions.register(service.config.loads)
-        else:
-            for spec in service.config.loads:
-                service.versions.load(spec)
+        for spec in service.config.loads if service.journal is None else []:  # a pool loads them by itself
+            service.versions.load(spec)
         self._warm_up(service.config.warm)
 
     def identity(self) -> dict[str, Any]:
