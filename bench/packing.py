@@ -94,14 +94,37 @@ def asked_milli(request: Resources) -> int:
 
 
 @dataclass
+class Times:
+    """How long something took, by the clock and in processor time, in `unit`s a second."""
+
+    unit: float
+    spent: list[tuple[float, float]] = field(default_factory=list)
+    _begun: tuple[float, float] = (0.0, 0.0)
+
+    def begin(self) -> None:
+        self._begun = time.perf_counter(), time.thread_time()
+
+    def end(self) -> None:
+        clock, cpu = self._begun
+        self.spent.append((time.perf_counter() - clock, time.thread_time() - cpu))
+
+    def percentiles(self) -> dict[str, float]:
+        """p50 and p99; `cpu_` is processor time, which other work on the machine does not stretch."""
+        if not self.spent:
+            return {}
+        found = np.percentile(np.array(self.spent) * self.unit, (50, 99), axis=0).round(1).tolist()
+        return {"p50": found[0][0], "p99": found[1][0], "cpu_p50": found[0][1], "cpu_p99": found[1][1]}
+
+
+@dataclass
 class Run:
     """One cluster being filled under one policy."""
 
     policy: str
     state: ClusterState
     recount: Recount
-    decision_s: list[float] = field(default_factory=list)
-    repair_s: list[float] = field(default_factory=list)
+    decisions: "Times" = field(default_factory=lambda: Times(1e6))
+    repairs: "Times" = field(default_factory=lambda: Times(1e3))
     rescues: int = 0
     moves: int = 0
     stopovers: int = 0
@@ -118,11 +141,11 @@ class Run:
         return Run(policy, state, Recount.of(trace.sizes))
 
     def arrive(self, replica: str, ask: Ask) -> None:
-        begun = time.perf_counter()
+        self.decisions.begin()
         if self.policy == "moorage":
             self.state.observe(ask)
         found: Place | Queue | Repair | None = place(self.state, ask, self.placing)
-        self.decision_s.append(time.perf_counter() - begun)
+        self.decisions.end()
         if isinstance(found, Queue) and self.policy == "moorage":
             found = self.rescued(ask)
         if isinstance(found, Place):
@@ -138,10 +161,10 @@ class Run:
     def rescued(self, ask: Ask) -> Place | None:
         """The place that moving others makes for `ask`; None: no plan, or none was sought."""
         searches = self.state.failures.searches
-        begun = time.perf_counter()
+        self.repairs.begin()
         plan = repair(self.state, ask, lambda _: True)
         if self.state.failures.searches > searches:
-            self.repair_s.append(time.perf_counter() - begun)
+            self.repairs.end()
         if plan is None:
             return None
         moved = {move.replica for move in plan.moves}
@@ -180,16 +203,10 @@ def packing(trace: Trace, policy: str, staging: int) -> dict[str, Any]:
         "moves_most_a_rescue": run.most_moves,
         "stopovers": run.stopovers,
         "staging_devices": staging if policy == "moorage" else 0,
-        "decision_us": percentiles(run.decision_s, 1e6),
-        "repair_ms": percentiles(run.repair_s, 1e3),
+        "decision_us": run.decisions.percentiles(),
+        "repair_ms": run.repairs.percentiles(),
         "invariants": {"checks": run.recount.checks, "broken": 0},
     }
-
-
-def percentiles(seconds: Sequence[float], unit: float) -> dict[str, float]:
-    if not seconds:
-        return {}
-    return {f"p{at}": round(float(np.percentile(seconds, at)) * unit, 1) for at in (50, 99)}
 
 
 def grown(trace: Trace, times: int) -> Trace:
@@ -209,15 +226,15 @@ def growth(data: Path) -> Iterator[dict[str, Any]]:
             run.state.observe(ask := Ask(f"pod-{number}", "pod", 1, trace.requests[row]))
             filling.arrive(str(number), ask)
         for number, row in enumerate(trace.arrivals[begin : begin + 1000], start=begin):
-            run.state.failures.failed_at.clear() if number % 10 == 0 else None
+            if number % 10 == 0:
+                run.state.failures.failed_at.clear()
             run.arrive(str(number), Ask(f"pod-{number}", "pod", 1, trace.requests[row]))
         run.check()
         yield {
             "nodes": len(trace.sizes), "GPUs": trace.capacity // DEVICE_MILLI, "replicas": len(run.recount.places),
-            "decision us p50": percentiles(run.decision_s, 1e6)["p50"],
-            "decision us p99": percentiles(run.decision_s, 1e6)["p99"],
-            "repairs": len(run.repair_s), "repair ms p50": percentiles(run.repair_s, 1e3).get("p50"),
-            "repair ms p99": percentiles(run.repair_s, 1e3).get("p99"),
+            **{f"decision us {name}": value for name, value in run.decisions.percentiles().items()},
+            "repairs": len(run.repairs.spent),
+            **{f"repair ms {name}": value for name, value in run.repairs.percentiles().items()},
         }  # fmt: skip
 
 
