@@ -20,6 +20,8 @@ from moorage_scheduler.placement.state import Ask, ClusterState
 log = structlog.get_logger()
 
 WARM_S = 600.0
+WANTED_IDLE_S = 5.0
+"""A host that was idle for so long goes where another tenant's runs wait for room."""
 RUN_TIMEOUT_S = 120.0
 START_TIMEOUT_S = 60.0
 RETRY_S = 1.0
@@ -147,46 +149,48 @@ class Validations:
         return ValidationResult(run_id=run.run_id, version=run.load.version, state="rejected", reason=reason)
 
     async def _host_with_room(self, tenant: str) -> ValidationHost:
-        """As `_host`; while no node has room for it, the run waits, which says nothing about the version."""
-        while (host := await self._host(tenant)) is None:  # noqa: ASYNC110 - many things make room
-            await asyncio.sleep(RETRY_S)
-        return host
+        """The tenant's host, started when there is none; while no node has room for it, the run waits, which says
+        nothing about the version. Raises ClusterUnreachable, HostGone."""
+        async with self._starting[tenant]:  # one of a tenant's runs looks for room, for all of them
+            while (host := await self._host(tenant)) is None:
+                self.sweep(idle_s=WANTED_IDLE_S)
+                await asyncio.sleep(RETRY_S)
+            return host
 
     async def _host(self, tenant: str) -> ValidationHost | None:
-        """The tenant's host, started when there is none; None without room. Raises ClusterUnreachable, HostGone."""
-        async with self._starting[tenant]:
-            held = self._hosts.get(tenant)
-            if held is not None:
-                return held
-            if not (nodes := {node.size.name: node for node in self.nodes()}):
-                message = "the cluster has no node yet"
-                raise ClusterUnreachable(message)
-            decision = place(self.account, Ask(tenant, PURPOSE_MODEL, 0, RESOURCES))
-            if not isinstance(decision, Place) or decision.node not in nodes:
-                return None
-            node = nodes[decision.node]
-            placed = Placed(
-                host_id=f"{tenant}.{PURPOSE_MODEL}.0.{secrets.token_hex(3)}",
-                tenant=tenant,
-                model=PURPOSE_MODEL,
-                version=0,
-                purpose="validation",
-                node=node.size.name,
-                node_id=node.ray_id,
-                devices=[],
-                asked=RESOURCES.model_dump(mode="json"),
-                started_at=time.time(),
-            )
-            host = ValidationHost(placed, time.monotonic())
-            self.account.add(placed.host_id, held_of(placed))
-            try:
-                await self.cluster.start(placed, node.ray_id, 0.0, self.configure(placed.host_id, tenant))
-                await self.cluster.call(placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
-            except (ClusterUnreachable, HostGone, HostRefused):
-                self._remove(host)
-                raise
-            self._hosts[tenant] = host
-            return host
+        """As `_host_with_room`; None without room."""
+        held = self._hosts.get(tenant)
+        if held is not None:
+            return held
+        if not (nodes := {node.size.name: node for node in self.nodes()}):
+            message = "the cluster has no node yet"
+            raise ClusterUnreachable(message)
+        decision = place(self.account, Ask(tenant, PURPOSE_MODEL, 0, RESOURCES))
+        if not isinstance(decision, Place) or decision.node not in nodes:
+            return None
+        node = nodes[decision.node]
+        placed = Placed(
+            host_id=f"{tenant}.{PURPOSE_MODEL}.0.{secrets.token_hex(3)}",
+            tenant=tenant,
+            model=PURPOSE_MODEL,
+            version=0,
+            purpose="validation",
+            node=node.size.name,
+            node_id=node.ray_id,
+            devices=[],
+            asked=RESOURCES.model_dump(mode="json"),
+            started_at=time.time(),
+        )
+        host = ValidationHost(placed, time.monotonic())
+        self.account.add(placed.host_id, held_of(placed))
+        try:
+            await self.cluster.start(placed, node.ray_id, 0.0, self.configure(placed.host_id, tenant))
+            await self.cluster.call(placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
+        except (ClusterUnreachable, HostGone, HostRefused):
+            self._remove(host)
+            raise
+        self._hosts[tenant] = host
+        return host
 
     def _discard(self, tenant: str) -> None:
         host = self._hosts.pop(tenant, None)
