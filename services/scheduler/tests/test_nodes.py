@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scheduler_harness import CLUSTER, Registry, Scheduler, infer, registry_on, scheduler_process, until, wanted
+from scheduler_harness import CLUSTER, Registry, Scheduler, infer, pid_of, registry_on, scheduler_process, until, wanted
 
 from moorage_common.bus import Bus
 from moorage_common.contracts.cluster import ClusterIntent
@@ -19,6 +21,7 @@ from moorage_common.contracts.names import BUCKET_CLUSTERS
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketWriter
 from moorage_local.ray_nodes import RayNodeSpec
+from moorage_scheduler.crashes import CRASHES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -118,6 +121,23 @@ async def test_a_lost_node_is_replanned_elsewhere_and_gets_its_groups_again_when
     assert nodes == ["a", "b", "head"]
     assert len(groups) == 5, "a GPU and a CPU group each, the head without GPUs; none of the node that was lost"
     assert actors == []
+
+
+async def test_a_host_lost_with_its_node_does_not_speak_against_its_version(
+    registry: Registry, artifact: ArtifactRef, cluster_of_two: Any
+) -> None:
+    await registry.desire("blameless", wanted("blameless", artifact, gpu_milli=400))
+    seen: set[str] = set()
+    for _death in range(CRASHES - 1):
+        await until(lambda: any(e.generation not in seen for e in registry.ready("blameless")), "process")
+        seen.add(registry.ready("blameless")[0].generation)
+        os.kill(pid_of(registry.ready("blameless")[0]), signal.SIGKILL)
+    await until(lambda: any(e.generation not in seen for e in registry.ready("blameless")), "process")
+    lost = node_of(registry, "blameless")
+    cluster_of_two.kill(lost)
+    await until(lambda: node_of(registry, "blameless") not in ("", lost), "replica on the other node")
+    assert not any(replica.state == "failed" for replica in registry.replicas("blameless"))
+    cluster_of_two.add(RayNodeSpec(lost, gpus=1, cpus=2, memory_mib=4000, gpu_model="T4", gpu_mib=16000))
 
 
 async def test_a_drained_node_is_emptied_without_a_moment_unserved_and_takes_nothing(

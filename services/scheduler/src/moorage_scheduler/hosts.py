@@ -7,7 +7,6 @@ to the host's port: the kernel closes it the moment the process dies, seconds be
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,8 @@ from moorage_common.contracts.desired import ReplicaState, Resources
 from moorage_common.contracts.endpoints import HeldVersion
 from moorage_common.contracts.model import Contract
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, NotLeading, Placed
+from moorage_scheduler.crashes import CRASHES, POOL_CRASHES, Crashes
+from moorage_scheduler.listening import closed
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.state import Ask, ClusterState, Held
 from moorage_scheduler.serve_room import at_host
@@ -27,11 +28,6 @@ log = structlog.get_logger()
 START_TIMEOUT_S = 90.0
 RECHECK_S = 2.0
 LOADING_POLL_S = 0.1
-CRASHES = 3
-POOL_CRASHES = 12
-"""A pool finds out by itself which of its versions brings it down, and goes on without that one."""
-LASTING_S = 60.0
-"""A host that was ready for this long and then dies begins a new row of crashes."""
 LEAVE_GRACE_S = 3.0
 """Between telling routers to send no more and stopping: they act on it within a heartbeat."""
 UNLOAD_TIMEOUT_S = 35.0
@@ -131,7 +127,7 @@ class Fleet:
     account: ClusterState = field(default_factory=ClusterState)
     hosts: dict[str, Host] = field(default_factory=dict)
     failures: dict[VersionKey, Failure] = field(default_factory=dict)
-    _crashes: dict[VersionKey, int] = field(default_factory=lambda: defaultdict(int))
+    _crashes: Crashes = field(default_factory=Crashes)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _heard: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -173,7 +169,7 @@ class Fleet:
             if host.placed.node_id in lost and not host.leaving:
                 log.warning("host lost with its node", host_id=host.placed.host_id, node=host.placed.node)
                 host.state, host.reason, host.lost_at = "stopping", "its node was lost", time.time()
-                self._crashes.pop(host.key, None)
+                self._crashes.forget(host.key)
                 self.on_change(host)
                 self._spawn(host, self._remove(host))
 
@@ -262,23 +258,25 @@ class Fleet:
     async def _watch(self, host: Host) -> None:
         """Until the process of a ready host dies, or it says that it is not ready any more."""
         assert host.identity is not None  # noqa: S101 - a ready host has said who it is
-        closed = asyncio.create_task(_closed(host.identity.address))
-        generation = host.identity.generation
+        gone = asyncio.create_task(closed(host.identity.address))
+        generation, check = host.identity.generation, None
         try:
             while host.state == "ready" and host.identity.generation == generation:
-                await asyncio.wait({closed}, timeout=RECHECK_S)
+                await asyncio.wait({gone}, timeout=RECHECK_S)
                 check = asyncio.create_task(self._recheck(host))
-                await asyncio.wait({closed, check}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({gone, check}, return_when=asyncio.FIRST_COMPLETED)
                 if check.done():
                     check.result()
-                if closed.done() and host.identity.generation == generation:
+                if gone.done() and host.identity.generation == generation:
                     check.cancel()
                     await self._crashed(host, "its process died", given_up=False)
                     return
         except (ClusterUnreachable, HostGone, HostRefused) as error:
             log.debug("no answer", host_id=host.placed.host_id, error=_first_line(error))
         finally:
-            closed.cancel()
+            gone.cancel()
+            if check is not None:
+                check.cancel()
 
     async def _recheck(self, host: Host) -> None:
         await self._ask(host)
@@ -312,7 +310,7 @@ class Fleet:
 
     async def _crashed(self, host: Host, reason: str, *, given_up: bool) -> None:
         """The process is gone; Ray restarts it unless it is `given_up`. Three times in a row fail the version."""
-        now = time.time()
+        now, seen_before = time.time(), host.lost_at is not None
         host.lost_at = host.recovering_since or host.lost_at or now
         host.lost_generation = host.identity.generation if host.identity else ""
         host.state, host.reason = "starting", reason
@@ -323,15 +321,25 @@ class Fleet:
         if self.arriving(host):
             await self._remove(host)
             return
-        lasted = host.ready_at is not None and now - host.ready_at >= LASTING_S
-        self._crashes[host.key] = 1 if lasted else self._crashes[host.key] + 1
+        if not seen_before:
+            alike = [other for other in self.hosts.values() if other.key == host.key and other.serving]
+            self._crashes.count(host.key, [one.ready_at for one in (host, *alike)], now)
         most = POOL_CRASHES if host.placed.purpose == "pool" else CRASHES
-        if self._crashes[host.key] >= most:
-            del self._crashes[host.key]
+        if self._crashes.in_a_row(host.key) >= most and await self._node_lives(host, given_up=given_up):
+            self._crashes.forget(host.key)
             host.reason = f"its host died {most} times in a row, within a minute of being ready; last: {reason}"
             await self._fail(host)
         elif given_up:
             await self._remove(host)
+
+    async def _node_lives(self, host: Host, *, given_up: bool) -> bool:
+        """Whether its process died alone: Ray starts it anew then. With a lost node this task ends in `drop_nodes`."""
+        with contextlib.suppress(ClusterUnreachable, HostGone, HostRefused):
+            if not given_up:
+                await self.cluster.call(host.placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
+            alive = {node.ray_id for node in await self.cluster.nodes()}
+            return host.placed.node_id in alive or not host.placed.node_id
+        return True
 
     async def _fail(self, host: Host) -> None:
         """Stop the host; the version is not tried again until something else is desired of it.
@@ -383,15 +391,3 @@ class Fleet:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-async def _closed(address: str) -> None:
-    """Until nobody listens at `address` any more, told by one open connection; when only that closes, by the next."""
-    name, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError):
-        while True:
-            reader, writer = await asyncio.open_connection(name.strip("[]"), int(port))
-            try:
-                await reader.read(1)
-            finally:
-                writer.close()
