@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from moorage_runtime.versions import Held, Versions
 log = structlog.get_logger()
 
 LOG_LINES = 200
+ASSIGN_WAIT_S = 0.5
+"""So long an assignment waits for its versions, so that who waits for a small model does not ask for it again."""
 _SPECS = TypeAdapter(list[LoadSpec])
 
 
@@ -94,7 +97,8 @@ class ReplicaHost:
             threading.Thread(target=self._warm_up, args=(config.warm,), name="warm", daemon=True).start()
 
     def assign(self, config_json: str) -> dict[str, Any]:
-        """Make a warm host a tenant's, once; its `identity`. The same again changes nothing.
+        """Make a warm host a tenant's, once; its `identity`, of small models when they are loaded. The same again
+        changes nothing.
 
         Raises:
             Conflict: it is another's already.
@@ -106,6 +110,9 @@ class ReplicaHost:
                 self._serve(config)
             elif (held.config.tenant, held.config.host_id) != (config.tenant, config.host_id):
                 raise Conflict("this host is assigned already; take another warm one", code="host_assigned")
+        until = time.monotonic() + ASSIGN_WAIT_S
+        while time.monotonic() < until and any(v.state == "loading" for v in self._assigned.versions.held()):
+            time.sleep(0.005)
         return self.identity()
 
     def _serve(self, config: HostConfig) -> None:
