@@ -1,11 +1,11 @@
-"""Requests lost while defragmentation moves replicas: 20 models under load through the router, on five Ray nodes with
+"""Requests lost while defragmentation moves replicas: 20 models under load through the router, on ten Ray nodes with
 logical GPUs, all on this machine.
 
     .venv/bin/python bench/defragmentation.py [--rate 10] [--seconds 30]
 
-Ten large replicas, one a GPU, make ten GPUs busy; twenty models of a quarter GPU each join them, two a GPU; then the
-large ones go. What is left half-fills every GPU, and `moorage defragment` moves ten of the twenty so that five GPUs are
-wholly free. Each model is asked at a fixed rate over a connection of its own all the while, every answer is compared
+Twenty replicas of one model half-fill twenty GPUs; twenty models of half a GPU each join them, one a GPU; then the first
+ones go. What is left half-fills every GPU, and `moorage defragment` moves ten of the twenty so that ten GPUs are wholly
+free. Each model is asked at a fixed rate over a connection of its own all the while, every answer is compared
 with its own model's, and any failure counts: none is sent twice.
 """
 
@@ -28,7 +28,7 @@ from moorage_common.contracts.answers import Defragmented
 from moorage_sdk import Client
 
 TENANT = "packed"
-NODES, GPUS, MODELS = 5, 2, 20
+NODES, GPUS, MODELS = 10, 2, 20
 WAIT_S = 300.0
 QUIET_S = 12.0
 """After the last move: what it left behind has stopped by then."""
@@ -108,15 +108,17 @@ def deploy(client: Client, name: str, milli: int, count: int = 1) -> None:
 def fragmented(local: Mapping[str, Any], tenants: Tenants, models: Sequence[SmallModel]) -> None:
     """Half-fill every GPU."""
     client = tenants.clients[TENANT]
-    large, *small = models
+    limits = {"requests_per_s": 1_000_000, "burst": 1_000_000, "max_concurrent": 10_000, "gpu_milli": 1_000_000}
+    Client(local["registry"], local["router"], local["admin_key"]).registry.set_limits(TENANT, limits)
+    first, *small = models
     tenants.deploy(models, "dedicated", min=0, max=1)
     until("validated models", lambda: all(client.registry.version(m.name, 1).state == "ready" for m in models))
-    deploy(client, large.name, 500, NODES * GPUS)
-    until("large replicas", lambda: len(replicas(local, "ready")) == NODES * GPUS)
+    deploy(client, first.name, 500, NODES * GPUS)
+    until("replicas to begin with", lambda: len(replicas(local, "ready")) == NODES * GPUS)
     for model in small:
-        deploy(client, model.name, 250)
-    until("small replicas", lambda: len(replicas(local, "ready")) == NODES * GPUS + MODELS)
-    client.registry.delete_deployment(large.name)
+        deploy(client, model.name, 500)
+    until("models to ask", lambda: len(replicas(local, "ready")) == NODES * GPUS + MODELS)
+    client.registry.delete_deployment(first.name)
     until("room", lambda: len(replicas(local, "ready", "stopping")) == MODELS)
 
 

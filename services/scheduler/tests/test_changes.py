@@ -1,11 +1,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage_scheduler.changes import Change, Running, compare
+from moorage_scheduler.changes import Change, Running, compare, makes_room
 
 
-def host(name: str, *, ready: bool = True, leaving: bool = False, current: bool = True, at: float = 0.0) -> Running:
-    return Running(host_id=name, ready=ready, leaving=leaving, current=current, started_at=at)
+def host(
+    name: str,
+    *,
+    ready: bool = True,
+    leaving: bool = False,
+    current: bool = True,
+    at: float = 0.0,
+    arriving: bool = False,
+) -> Running:
+    return Running(host_id=name, ready=ready, leaving=leaving, current=current, started_at=at, arriving=arriving)
 
 
 def test_what_is_missing_is_started_and_what_is_leaving_counts_no_more() -> None:
@@ -24,6 +32,20 @@ def test_hosts_of_other_resources_go_one_by_one_as_their_successors_are_ready() 
     assert compare(2, [*old, host("c"), host("d")]) == Change(start=0, retire=("a", "b"))
 
 
+def test_a_host_that_is_to_take_anothers_place_counts_for_nothing_until_that_one_has_gone() -> None:
+    assert compare(1, [host("old"), host("new", arriving=True)]) == Change(start=0, retire=())
+    assert compare(0, [host("old"), host("new", arriving=True)]) == Change(start=0, retire=("old",))
+
+
+def test_where_nothing_else_makes_room_an_outdated_host_goes_first_but_never_under_the_minimum() -> None:
+    old = [host("a", current=False), host("b", current=False, at=1.0)]
+    assert makes_room(1, old) == "b"
+    assert makes_room(2, old) is None
+    assert makes_room(2, [*old, host("c")]) == "b"
+    assert makes_room(2, [*old, host("dead", ready=False, current=False)]) == "dead"
+    assert makes_room(0, [host("new")]) is None
+
+
 running = st.lists(
     st.builds(
         Running,
@@ -35,6 +57,13 @@ running = st.lists(
     ),
     max_size=8,
 )
+
+
+@given(st.integers(0, 6), running)
+def test_making_room_leaves_the_minimum_ready(least: int, hosts: list[Running]) -> None:
+    gone = makes_room(least, hosts)
+    ready = {one.host_id for one in hosts if one.ready and not one.leaving}
+    assert len(ready - {gone}) >= min(least, len(ready))
 
 
 @given(st.integers(0, 6), running)
