@@ -3,9 +3,9 @@ logical GPUs, all on this machine.
 
     .venv/bin/python bench/defragmentation.py [--rate 10] [--seconds 30]
 
-Twenty replicas of one model half-fill twenty GPUs; twenty models of half a GPU each join them, one a GPU; then the first
-ones go. What is left half-fills every GPU, and `moorage defragment` moves ten of the twenty so that ten GPUs are wholly
-free. Each model is asked at a fixed rate over a connection of its own all the while, every answer is compared
+Twenty replicas of one model half-fill twenty GPUs; twenty models of half a GPU each join them, one a GPU; then the
+first ones go. What is left half-fills every GPU, and `moorage defragment` moves ten of the twenty so that ten GPUs are
+wholly free. Each model is asked at a fixed rate over a connection of its own all the while, every answer is compared
 with its own model's, and any failure counts: none is sent twice.
 """
 

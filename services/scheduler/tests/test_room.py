@@ -70,3 +70,16 @@ async def test_scavengers_go_for_what_is_asked_and_are_told_why(registry: Regist
     await until(placed, "replica in a scavenger's place")
     assert len(registry.ready("spare")) == 1, "no more went than needed"
     assert "its place was preempted" in reasons
+
+
+async def test_a_replica_that_runs_counts_as_what_its_version_is_now(registry: Registry, artifact: ArtifactRef) -> None:
+    scavenger = wanted("spare", artifact, replicas=2, gpu_milli=900).model_copy(
+        update={"scheduling_class": "scavenger"}
+    )
+    await registry.desire("spare", scavenger)
+    await until(lambda: len(registry.ready("spare")) == 2, "scavengers on both nodes")
+    running = {endpoint.host_id for endpoint in registry.ready("spare")}
+    await registry.desire("spare", scavenger.model_copy(update={"scheduling_class": "standard"}))
+    await registry.desire("asked", wanted("asked", artifact, gpu_milli=500))
+    await until(lambda: [r.state for r in registry.replicas("asked")] == ["pending"], "queued replica")
+    assert {endpoint.host_id for endpoint in registry.ready("spare")} == running

@@ -3,6 +3,7 @@ of the node is made it."""
 
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +12,7 @@ import structlog
 from moorage_common.contracts.desired import DesiredVersion, LoadSpec, Resources
 from moorage_runtime.gpu_caps import GpuCaps
 from moorage_scheduler.cluster import Placed
-from moorage_scheduler.hosts import Fleet, Start, VersionKey
+from moorage_scheduler.hosts import Fleet, Host, Start, VersionKey
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.state import DEVICE_MILLI, Ask, NodeSize, Shape
@@ -80,6 +81,14 @@ class Placing:
         log.info("placing", host_id=host_id, model=model, version=number, moved_from=moved_from, **where)
         self.fleet.start(Start(placed, node.ray_id, place.gpu_milli / DEVICE_MILLI, config, warm=taken is not None))
         return host_id
+
+    def keep_to(self, version: DesiredVersion, hosts: Iterable[Host]) -> None:
+        """Account for running hosts as their version is wanted now: its class, its priority, whether it is pinned."""
+        said = {name: getattr(version, name) for name in ("scheduling_class", "priority", "pinned")}
+        for host in hosts:
+            if any(getattr(host.placed, name) != value for name, value in said.items()):
+                host.placed = host.placed.model_copy(update=said)
+                self.fleet.account.move(host.placed.host_id, host.held())
 
     def start_pool(self, tenant: str, number: int, asked: Resources, place: Place) -> None:
         """Start a host of a tenant's pool; it is told its versions once it is there."""

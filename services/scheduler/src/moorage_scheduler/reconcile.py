@@ -211,6 +211,7 @@ class Reconciler:
         if key in self.fleet.failures:
             self._retire(host.placed.host_id for host in hosts)
             return []
+        self.admission.placing.keep_to(version, hosts)
         running = self._running(version, hosts)
         present = sum(host.state != "stopping" for host in hosts)
         change = compare(self.targets.of(key, version, present, now), running)
