@@ -23,7 +23,6 @@ Ints = npt.NDArray[np.int64]
 
 COVERED_PCT = 95
 WINDOW = 2000
-LEARN_EVERY = 500
 FIRST_LEARNT = 200
 """So many asks are enough to know the typical classes by."""
 Klass = tuple[int, int, int, tuple[str, ...], tuple[tuple[str, int, int], ...]]
@@ -60,7 +59,7 @@ class Typical:
 
 
 class Asked:
-    """The classes asked for lately, and when to learn from them anew."""
+    """The classes asked for lately, and when to learn from them anew: when half of them have come since."""
 
     def __init__(self, classes: Iterable[Klass] = (), since: int = 0) -> None:
         self.classes: deque[Klass] = deque(classes, WINDOW)
@@ -70,8 +69,7 @@ class Asked:
         """Count an ask; whether it is time to learn."""
         self.classes.append(klass(shape))
         self.since += 1
-        first = len(self.classes) == FIRST_LEARNT
-        if first or (self.since >= LEARN_EVERY and len(self.classes) > FIRST_LEARNT):
+        if self.since >= max(FIRST_LEARNT, len(self.classes) // 2):
             self.since = 0
             return True
         return False

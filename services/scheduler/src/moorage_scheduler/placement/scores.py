@@ -4,12 +4,14 @@ Scores are kept for each shape and made anew for the nodes that changed since.
 """
 
 from collections.abc import Callable, Set
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from moorage_scheduler.placement.asks import DEVICE_MILLI, Shape
+from moorage_scheduler.placement.fragmentation import Usable
 from moorage_scheduler.placement.state import Bools, ClusterState, Ints, Need, Scored
 
 Policy = Literal["fgd", "bestfit", "firstfit"]
@@ -75,7 +77,8 @@ def gradient(state: ClusterState, shape: Shape, rows: Rows, devices: Bools) -> I
     usable, need = state.usable, state.need(shape.demand)
     free = state.free_milli[rows].clip(0, DEVICE_MILLI)
     model, cpu = state.model[rows], state.free_cpu[rows]
-    before = usable.of_nodes(usable.row(model, cpu), free)
+    everywhere = isinstance(rows, slice)
+    before = usable_now(state) if everywhere else usable.of_nodes(usable.row(model, cpu), free)
     row = usable.row(model, cpu - shape.cpu_milli)
     if need.devices != 1:
         left = free
@@ -93,6 +96,28 @@ def gradient(state: ClusterState, shape: Shape, rows: Rows, devices: Bools) -> I
     several = usable.several[(row * usable.width + idle.sum(axis=1))[:, None] - idle]
     change = milli * usable.total - before[:, None] + after + several
     return np.where(devices, change, -(1 << 60))
+
+
+@dataclass
+class _Kept:
+    """What was usable of every node at version `seen`, by these tables."""
+
+    tables: Usable
+    seen: int
+    usable: Ints
+
+
+def usable_now(state: ClusterState) -> Ints:
+    """What the typical classes can use of every node, milli times their count. Shape (N,); kept, not to be written."""
+    kept = state.derived.get("usable")
+    if not isinstance(kept, _Kept) or kept.tables is not state.usable:
+        kept = state.derived["usable"] = _Kept(state.usable, 0, np.zeros(len(state.sizes), dtype=np.int64))
+    changed = np.flatnonzero(state.changed_at > kept.seen)
+    kept.seen = state.version
+    free = state.free_milli[changed].clip(0, DEVICE_MILLI)
+    row = kept.tables.row(state.model[changed], state.free_cpu[changed])
+    kept.usable[changed] = kept.tables.of_nodes(row, free)
+    return kept.usable
 
 
 def squashed(change: Ints, total: int) -> Ints:
