@@ -1,8 +1,11 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from moorage_common.contracts.desired import Resources
+from moorage_common.contracts.desired import MOST_CPU_MILLI, MOST_MIB, Resources
 from moorage_scheduler.placement.decisions import Place, Queue
+from moorage_scheduler.placement.explain import explain
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.state import Ask, ClusterState, Held, NodeSize
 
@@ -181,3 +184,14 @@ def test_a_queued_replica_is_told_what_stands_against_each_node() -> None:
 
 def test_an_empty_cluster_queues_everything() -> None:
     assert place(account([], []), ask(0)) == Queue("the cluster has no node yet")
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("cpu_milli", MOST_CPU_MILLI), ("host_mem_mib", MOST_MIB), ("gpu_mem_mib", MOST_MIB)]
+)
+def test_the_largest_amounts_that_may_be_asked_for_wait_and_larger_ones_cannot_be_said(name: str, most: int) -> None:
+    state = account([node("a", 2, mem=16000)], [])
+    assert isinstance(place(state, ask(100, **{name: most})), Queue)
+    assert explain(state, ask(100, **{name: most}), lambda _: True).reason
+    with pytest.raises(ValidationError):
+        ask(100, **{name: most + 1})

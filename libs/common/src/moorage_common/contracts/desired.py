@@ -13,11 +13,16 @@ SchedulingClass = Literal["standard", "scavenger"]
 """`scavenger` replicas run on what nobody else wants and are the first to go."""
 
 
+MOST_MIB = 2**26
+"""64 TiB. Amounts are bounded so that sums of them over a cluster stay exact in 64 bits."""
+MOST_CPU_MILLI = 10**7
+
+
 class GpuProfile(Contract):
     """What a replica takes of one GPU model: a fraction of a T4 is another than of an H100."""
 
     gpu_milli: int = Field(ge=1, le=1000)
-    gpu_mem_mib: int = Field(default=0, ge=0, description="0 is the same share as gpu_milli.")
+    gpu_mem_mib: int = Field(default=0, ge=0, le=MOST_MIB, description="0 is the same share as gpu_milli.")
 
 
 class Resources(Contract):
@@ -25,9 +30,9 @@ class Resources(Contract):
 
     gpu_milli: int = Field(default=0, ge=0, le=1000, description="Per device; 1000 is a whole one, 0 none.")
     devices: int = Field(default=1, ge=1, le=16)
-    gpu_mem_mib: int = Field(default=0, ge=0, description="Per device; 0 is the same share as gpu_milli.")
-    cpu_milli: int = Field(default=250, ge=10)
-    host_mem_mib: int = Field(default=512, ge=64)
+    gpu_mem_mib: int = Field(default=0, ge=0, le=MOST_MIB, description="Per device; 0 is the same share as gpu_milli.")
+    cpu_milli: int = Field(default=250, ge=10, le=MOST_CPU_MILLI)
+    host_mem_mib: int = Field(default=512, ge=64, le=MOST_MIB)
     gpu_models: list[str] = Field(default=[], description="GPU models it may run on; empty is any.")
     gpu_profiles: dict[str, GpuProfile] = Field(
         default={}, description="By GPU model, what it takes there in place of gpu_milli and gpu_mem_mib."
