@@ -7,8 +7,10 @@ from sqlalchemy import update
 
 from moorage_common.contracts.desired import ReplicaStatus
 from moorage_common.contracts.routes import Arm
+from moorage_registry.deployments.models import PlacedVersion
 from moorage_registry.deployments.plan import share_out
 from moorage_registry.deployments.replicas import Seen, transitions
+from moorage_registry.deployments.service import _replicas
 from moorage_registry.deployments.tables import RevisionRow, TrafficRow
 from moorage_registry.testing import Caller, Json, Platform
 
@@ -201,17 +203,47 @@ async def test_shares_count_the_most_replicas_that_may_run(demo: Caller) -> None
         assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
 
 
-async def test_pooled_replicas_count_as_one_for_a_hundred(demo: Caller) -> None:
+def test_a_hundred_pooled_versions_count_as_many_as_the_one_that_may_have_the_most() -> None:
+    def counted(*most: int) -> int:
+        return _replicas(
+            [
+                PlacedVersion.model_validate({"version": 1, "isolation": "pooled", "scaling": {"max": each}})
+                for each in most
+            ]
+        )
+
+    assert counted(*[1] * 100) == 1
+    assert counted(*[1] * 101) == 2
+    assert counted(1, 1000, 1) == 1000, "a process each"
+    assert counted(*[1] * 100, 7) == 8
+
+
+async def test_one_pooled_version_may_not_have_more_processes_than_a_dedicated_one(demo: Caller) -> None:
     await demo.push("digits", b"one")
-    for most, code in ((1000, None), (100, None)):
+    for most, code in ((65, "replica_quota"), (10, None)):
         version = {"version": 1, "isolation": "pooled", "scaling": {"min": 0, "max": most}}
         answer = await demo.call("PUT", PATH, json={"versions": [version]})
         assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
     await demo.push("other", b"two")
-    for most, code in ((64, "replica_quota"), (63, None)):
+    for most, code in ((55, "replica_quota"), (54, None)):
         version = {"version": 1, "scaling": {"min": 0, "max": most}}
         answer = await demo.call("PUT", "/v1/deployments/other", json={"versions": [version]})
         assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        {"cpu_milli": 10**30},
+        {"host_mem_mib": 10**30},
+        {"gpu_milli": 1, "gpu_mem_mib": 10**30},
+        {"gpu_milli": 1, "gpu_profiles": {"T4": {"gpu_milli": 1, "gpu_mem_mib": 10**30}}},
+    ],
+)
+async def test_amounts_that_no_cluster_could_count_are_refused(demo: Caller, resources: dict[str, object]) -> None:
+    await demo.push("digits", b"one")
+    answer = await demo.call("PUT", PATH, json={"versions": [{"version": 1, "resources": resources}]})
+    assert answer.status_code == 422, answer.text
 
 
 async def test_a_pooled_version_takes_no_gpu(demo: Caller) -> None:

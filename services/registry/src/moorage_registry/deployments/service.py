@@ -32,7 +32,7 @@ from moorage_registry.work import Work
 REPLICAS_A_TENANT = 64
 """The most replicas that the deployments of a tenant may grow to together."""
 POOLED_A_REPLICA = 100
-"""Replicas of pooled versions, which share a process, count as one for so many."""
+"""Pooled versions that share processes, as many as the one of them that may have the most."""
 
 
 def no_deployment(model: str) -> NotFound:
@@ -164,9 +164,9 @@ class Planner:
 
 
 def _replicas(versions: Sequence[PlacedVersion]) -> int:
-    """The replicas that count towards the quota."""
-    pooled = sum(v.scaling.max for v in versions if v.isolation == "pooled")
-    return sum(v.scaling.max for v in versions if v.isolation != "pooled") + -(-pooled // POOLED_A_REPLICA)
+    """The replicas that count towards the quota. Pools have as many hosts as the version that may have the most."""
+    pooled = sorted((v.scaling.max for v in versions if v.isolation == "pooled"), reverse=True)
+    return sum(v.scaling.max for v in versions if v.isolation != "pooled") + sum(pooled[::POOLED_A_REPLICA])
 
 
 def _check_pooled(versions: Sequence[PlacedVersion]) -> None:
