@@ -11,7 +11,9 @@ from nats.aio.msg import Msg
 from moorage_common.bus import Bus
 from moorage_common.contracts.cluster import ClusterIntent, SchedulerAnswer, SchedulerAsk, packed_parts
 from moorage_common.contracts.names import BUCKET_CLUSTERS, scheduler_subject
+from moorage_common.errors import OverQuota
 from moorage_common.kv import BucketReader
+from moorage_registry.clusters.turns import QUESTIONS_MOST, Turns
 from moorage_registry.testing import Caller, Json, Platform, eventually
 
 NODES = {"nodes": [{"name": "n1", "devices": [{"device": 0, "free_milli": 500}]}, {"name": "n2"}]}
@@ -178,3 +180,39 @@ async def test_only_a_defragmentation_that_is_carried_out_is_audited(
 
     assert len(await audited()) == 1
     assert [ask.dry_run for ask in scheduler.asked] == [True, False]
+
+
+async def test_questions_of_a_tenant_take_turns_and_those_of_others_do_not_wait_for_them() -> None:
+    turns, first, end = Turns(), asyncio.Event(), asyncio.Event()
+    began: list[str] = []
+
+    async def ask(tenant: str, *, until: asyncio.Event | None = None) -> None:
+        async with turns.of(tenant):
+            began.append(tenant)
+            first.set()
+            if until is not None:
+                await until.wait()
+
+    questions = [asyncio.create_task(ask("flood", until=end)) for _ in range(QUESTIONS_MOST)]
+    await first.wait()
+    with pytest.raises(OverQuota) as refused:
+        await ask("flood")
+    assert (refused.value.code, refused.value.status) == ("too_many_questions", 429)
+    await ask("calm")
+    assert began == ["flood", "calm"]
+
+    end.set()
+    await asyncio.gather(*questions)
+    await ask("flood")
+    assert began.count("flood") == QUESTIONS_MOST + 1, "and may ask again"
+
+
+async def test_a_tenant_that_floods_the_scheduler_is_refused_and_operators_are_answered(
+    platform: Platform, demo: Caller, scheduler: LeadingScheduler
+) -> None:
+    calls = [demo.call("GET", "/v1/gpus") for _ in range(3 * QUESTIONS_MOST)]
+    answers = await asyncio.gather(*calls, platform.operator.call("GET", "/v1/nodes"))
+    codes = [answer.status_code for answer in answers]
+    assert codes.pop() == 200
+    assert set(codes) == {200, 429}
+    assert codes.count(200) >= QUESTIONS_MOST

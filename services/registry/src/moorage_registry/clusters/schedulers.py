@@ -1,6 +1,6 @@
 """Questions and orders to the leading scheduler of a cluster, over core NATS."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
@@ -11,6 +11,7 @@ from moorage_common.contracts.cluster import SchedulerAnswer, SchedulerAsk, unpa
 from moorage_common.contracts.model import Contract
 from moorage_common.contracts.names import scheduler_subject
 from moorage_common.errors import Conflict, Unavailable
+from moorage_registry.clusters.turns import Turns
 
 log = structlog.get_logger()
 
@@ -31,6 +32,7 @@ class Schedulers:
     bus: Bus
     cluster: str
     timeout_s: float = TIMEOUT_S
+    turns: Turns = field(default_factory=Turns)
 
     async def ask(self, question: SchedulerAsk, answer: type[T], timeout_s: float | None = None) -> T:
         """What the leading scheduler answers.
@@ -38,6 +40,7 @@ class Schedulers:
         Raises:
             Unavailable: `scheduler_silent`, nobody answered in time, or not what was asked for.
             Conflict: `scheduler_refused`, with the scheduler's own sentence.
+            OverQuota: `too_many_questions` of one tenant; operators may ask at any time.
         """
         found = await self.ask_json(question, timeout_s)
         try:
@@ -47,6 +50,12 @@ class Schedulers:
 
     async def ask_json(self, question: SchedulerAsk, timeout_s: float | None = None) -> dict[str, Any]:
         """As `ask`, the answer as it came."""
+        if not question.tenant or question.everything:
+            return await self._whole(question, timeout_s)
+        async with self.turns.of(question.tenant):
+            return await self._whole(question, timeout_s)
+
+    async def _whole(self, question: SchedulerAsk, timeout_s: float | None) -> dict[str, Any]:
         first = await self._request(question, timeout_s)
         if not first.packed:
             return first.answer
