@@ -1,6 +1,8 @@
 """When deaths of hosts speak against their version."""
 
+from moorage_scheduler.cluster import HostGone
 from moorage_scheduler.crashes import CRASHES, LASTING_S, Crashes
+from moorage_scheduler.hosts import first_line
 
 KEY = ("acme", "m", 1)
 
@@ -36,3 +38,8 @@ def test_a_row_is_forgotten_with_a_lost_node() -> None:
     crashes.forget(KEY)
     crashes.count(KEY, [None], 3.0)
     assert crashes.in_a_row(KEY) == 1
+
+
+def test_what_ray_lists_of_other_processes_on_the_node_stays_out_of_what_a_tenant_is_told() -> None:
+    error = HostGone("The actor died unexpectedly.\n\tip: 10.0.0.7\nTop 10 memory users:\n71 2.5 ray::acme.llm.1")
+    assert first_line(error) == "The actor died unexpectedly."

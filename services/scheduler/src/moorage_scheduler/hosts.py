@@ -218,7 +218,7 @@ class Fleet:
         except NotLeading:
             await self._remove(host)  # no fault of the version's
         except (ClusterUnreachable, HostGone) as error:
-            await self._crashed(host, f"it could not be started: {_first_line(error)}", given_up=True)
+            await self._crashed(host, f"it could not be started: {first_line(error)}", given_up=True)
         else:
             await self._follow(host)
 
@@ -228,7 +228,7 @@ class Fleet:
             try:
                 await self._ask(host)
             except (ClusterUnreachable, HostGone, HostRefused) as error:
-                await self._crashed(host, _first_line(error), given_up=True)
+                await self._crashed(host, first_line(error), given_up=True)
                 return
             if host.state == "failed":
                 await self._fail(host)
@@ -272,7 +272,7 @@ class Fleet:
                     await self._crashed(host, "its process died", given_up=False)
                     return
         except (ClusterUnreachable, HostGone, HostRefused) as error:
-            log.debug("no answer", host_id=host.placed.host_id, error=_first_line(error))
+            log.debug("no answer", host_id=host.placed.host_id, error=first_line(error))
         finally:
             gone.cancel()
             if check is not None:
@@ -389,5 +389,6 @@ class Fleet:
                     self.on_change(host)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What tenants are told of a fault: what Ray says after it is of the node and whatever else runs there."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -11,7 +11,7 @@ import structlog
 
 from moorage_common.contracts.desired import Desired, Resources, ValidationResult, ValidationRun
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed, RayNode
-from moorage_scheduler.hosts import held_of
+from moorage_scheduler.hosts import first_line, held_of
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.plan import place
@@ -127,7 +127,7 @@ class Validations:
             try:
                 host = await self._host_with_room(tenant)
             except (ClusterUnreachable, HostGone, HostRefused) as error:
-                reason = f"no host to validate on: {error}"[:500]
+                reason = f"no host to validate on: {first_line(error)}"
                 await asyncio.sleep(RETRY_S)
                 continue
             try:
@@ -139,7 +139,8 @@ class Validations:
                     host.used_at = time.monotonic()
                 return ValidationResult.model_validate(answer)
             except (HostGone, ClusterUnreachable) as error:
-                reason, deaths = f"the process that loaded the version died or hung: {error}"[:500], deaths + 1
+                reason = f"the process that loaded the version died or hung: {first_line(error)}"
+                deaths += 1
                 self._discard(tenant)
                 if deaths == DEATHS:
                     break
