@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from moorage_sdk.cli.app import app
 from moorage_sdk.cli.context import parse_pairs, parse_profiles, parse_weights
+from moorage_sdk.cli.output import print_line, print_rows
 from moorage_sdk.errors import SdkError
 
 COMMANDS = ("login", "push", "deploy", "apply", "models", "versions", "traffic", "infer", "bench", "status", "usage",
@@ -82,3 +83,12 @@ def test_a_local_platform_that_does_not_run_says_how_to_start_it(tmp_path: Path)
 def test_data_that_is_not_json_says_what_to_give() -> None:
     failed = CliRunner().invoke(app, ["infer", "digits", "--data", "[1,"])
     assert "the data is not JSON" in str(failed.exception)
+
+
+def test_nothing_that_a_model_said_reaches_a_terminal_as_an_order(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "failed: \x1b]0;owned\x07 \x9b2J"
+    print_line(f"{said}\tgrüße")
+    print_rows([{"reason": said, "ways": [said]}], ["reason", "ways"])
+    shown = capsys.readouterr().out
+    assert not set(shown) & {"\x1b", "\x07", "\x9b"}
+    assert "failed: ?]0;owned? ?2J\tgrüße\n" in shown

@@ -12,7 +12,12 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(_harmless(text) + "\n")
+
+
+def _harmless(text: str) -> str:
+    """`text` without what a terminal would obey: reasons and log lines are what somebody's model said."""
+    return "".join(letter if letter.isprintable() or letter in "\t\n" else "?" for letter in text)
 
 
 def _cell(value: Any) -> str:
@@ -21,8 +26,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
-        return ",".join(str(item) for item in value)
-    return " ".join(str(value).split())
+        return _harmless(",".join(str(item) for item in value))
+    return _harmless(" ".join(str(value).split()))
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool = False) -> None:
