@@ -59,9 +59,10 @@ def reclaim(
     classes = shares.classes(state)
 
     def may_go(replica: str, held: Held) -> int | None:
-        if classes[replica] == "scavenger":
+        its_class = classes.get(replica)
+        if its_class == "scavenger":
             return 0
-        borrowed_long = classes[replica] == "borrowed" and now - held.since >= shares.grace_s
+        borrowed_long = its_class == "borrowed" and now - held.since >= shares.grace_s
         return 0 if borrowed_long else None
 
     found = _Ground(state, ask, shares, usage, spare, may_go, ready, least).cheapest(models)
@@ -126,11 +127,11 @@ class _Ground:
         ranks = {
             replica: rank
             for replica, held in self.state.held.items()
-            if replica not in self.spare
+            if (rank := self.may_go(replica, held)) is not None
+            and replica not in self.spare
             and held.ask.tenant != NOBODY
             and held.ask.deployment != self.ask.deployment
             and held.node in self.state.index
-            and (rank := self.may_go(replica, held)) is not None
         }
         if not ranks:
             return None

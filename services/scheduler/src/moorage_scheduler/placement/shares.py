@@ -225,6 +225,8 @@ class Shares:
         """`ask` as its tenant may have it: first kept to the GPU models where it is guaranteed, then to all that admit
         it. One ask where there is no difference; refused where no model admits it.
         """
+        if ask.tenant not in self.tenants and ask.tenant not in self.caps:
+            return [ask]
         wanted = [model for model in models if ask.shape.demand.takes_model(model)]
         answers = {model: self.admits(usage, ask, model) for model in wanted}
         admitted = {model: answer for model, answer in answers.items() if isinstance(answer, Admitted)}
