@@ -184,9 +184,12 @@ class Stage:
         live = self.hosts()
         return all(host in live and live[host] not in gone for host in ready)
 
-    def too_many(self) -> int:
-        """How many live processes of one model there are above what is wanted."""
-        live = [self._models.get(host, host.split(".")[1]) for host in self.hosts()]
+    def too_many(self, view: View) -> int:
+        """How many live processes of one model there are above what is wanted. A warm host is what the scheduler says
+        that it is now: one that was started anew is nobody's."""
+        shown = {host: replica["model"] for host, replica in view.replicas.items()}
+        named = {host: host.split(".")[1] for host in self.hosts() if not host.startswith("_warm.")}
+        live = [{**named, **shown}.get(host) for host in self.hosts()]
         return max(live.count(model) - count for model, count in HOSTS.items())
 
     def leaks(self) -> list[str]:

@@ -60,7 +60,7 @@ class Kill:
     placed_twice: int = 0
     leaked: list[str] = field(default_factory=list)
     restarted: list[str] = field(default_factory=list)
-    """Hosts that were not killed and run in another process, or not at all, afterwards."""
+    """Replicas and pools that were not killed and run in another process, or not at all, afterwards."""
     retries: dict[str, float] = field(default_factory=dict)
 
 
@@ -158,7 +158,8 @@ def one(stage: Stage, kind: str, deaths: Deaths) -> Kill:
     """Kill once and wait until all is well again."""
     _title, act, model = KINDS[kind]
     deaths.rest(stage, model)
-    before, retries = stage.hosts(), stage.retries()
+    shown = stage.view().replicas
+    before, retries = {name: pid for name, pid in stage.hosts().items() if name in shown}, stage.retries()
     victims = act(stage)
     deaths.count(victims, model)
     kill = Kill(kind, victims.at, list(victims.hosts), list(victims.streams), list(victims.without_sibling))
@@ -181,8 +182,8 @@ def _recover(stage: Stage, victims: Victims, kill: Kill, before: dict[str, int])
     gone = {before[name] for name in victims.hosts if name in before}
     while True:
         now = time.monotonic() - victims.at
-        kill.placed_twice = max(kill.placed_twice, stage.too_many())
         view = stage.view()
+        kill.placed_twice = max(kill.placed_twice, stage.too_many(view))
         if kill.noticed_s is None and victims.after_fencing is None and not view.still_shows(victims.hosts):
             kill.noticed_s = round(now, 3)
         if stage.all_ready(view, gone, victims.after_fencing):

@@ -129,6 +129,16 @@ async def test_what_sat_on_a_lost_node_is_removed_at_a_takeover_and_not_waited_f
     await cluster.remove_groups_except({node.ray_id for node in await cluster.nodes()})
 
 
+async def test_a_warm_host_that_ray_started_anew_holds_no_gpu_after_a_takeover(cluster: Cluster, node: RayNode) -> None:
+    warm = placed("warm", node).model_copy(update={"purpose": "warm", "devices": []})
+    await cluster.start(warm, node.ray_id, 0.0, "{}")
+    reservation = f"{warm.host_id}#0"
+    await cluster._off_loop(lambda: cluster._reserve(reservation, node.ray_id, 0, 0.5), timeout_s=60)
+    (left,) = await Cluster(cluster.address, cluster.host_class).running()
+    assert left.host_id == warm.host_id
+    assert reservation not in ray.util.list_named_actors()
+
+
 async def test_a_node_that_offers_nothing_gets_no_groups(ray_machines: Any, cluster: Cluster) -> None:
     """Such as the head of a KubeRay cluster, and the raylet beside a scheduler in Kubernetes."""
     ray_machines.add(RayNodeSpec("empty", gpus=0, cpus=0))

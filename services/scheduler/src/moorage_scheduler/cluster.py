@@ -270,8 +270,8 @@ class Cluster:
     async def running(self) -> list[Placed]:
         """The hosts that run or are being restarted, by what they say themselves.
 
-        An actor whose node is lost or that does not say so within 15 s, and reservations whose lead is gone, are
-        removed.
+        An actor whose node is lost or that does not say so within 15 s is removed; so are reservations whose lead is
+        gone, or a warm host that Ray started anew.
         """
         names = await self._off_loop(ray.util.list_named_actors)
         answers = await self._answers([name for name in names if _RESERVATION not in name])
@@ -283,8 +283,9 @@ class Cluster:
                 log.warning("removing an actor that does not answer", host_id=name, error=str(answer)[:200])
                 await self.remove(name)
         leads = {placed.host_id for placed in found}
+        holders = {placed.host_id for placed in found if placed.purpose != "warm"}
         for name in names:
-            if _RESERVATION in name and name.split(_RESERVATION)[0] not in leads:
+            if _RESERVATION in name and name.split(_RESERVATION)[0] not in holders:
                 await self._off_loop(functools.partial(self._kill, name))
         self._known |= leads
         self.found_epoch = max((placed.epoch for placed in found), default=0)
