@@ -270,8 +270,7 @@ class Cluster:
     async def running(self) -> list[Placed]:
         """The hosts that run or are being restarted, by what they say themselves.
 
-        An actor whose node is lost or that does not say so within 15 s is removed; so are reservations whose lead is
-        gone, or a warm host that Ray started anew.
+        Actors whose node is lost or that do not say so in time, and reservations of no host that has a place, go.
         """
         names = await self._off_loop(ray.util.list_named_actors)
         answers = await self._answers([name for name in names if _RESERVATION not in name])
