@@ -313,6 +313,18 @@ async def test_a_number_found_on_what_runs_is_risen_above_with_the_lease_in_hand
         assert await two.acquire() == ahead + 2
 
 
+async def test_a_lease_is_given_back_though_a_renewal_was_not_confirmed(own_nats: Server) -> None:
+    async with standing(own_nats.url) as one, standing(own_nats.url) as two:
+        await one.acquire()
+        confirmed = one._revision
+        await one._renew()
+        one._revision = confirmed
+        await one.release()
+        began = time.monotonic()
+        await two.acquire()
+        assert time.monotonic() - began < one.lease_s / 2
+
+
 async def test_a_leader_whose_lease_was_taken_is_told_so_and_may_act_no_more(own_nats: Server) -> None:
     skipped = 0.0
 

@@ -196,10 +196,16 @@ class Leadership:
     async def release(self) -> None:
         """Act no more, and let another lead at once."""
         held, self._renewed_at = self.valid(), None
-        if held and self.bus.connected:
-            with contextlib.suppress(*BUS_ERRORS):
-                await self._put(Lease(holder="", fencing=self.fencing, beat=self._beat + 1), self._revision)
-                log.info("lease given back")
+        if not held or not self.bus.connected:
+            return
+        free = Lease(holder="", fencing=self.fencing, beat=self._beat + 1)
+        with contextlib.suppress(*BUS_ERRORS, LeadershipLost):
+            try:
+                await self._put(free, self._revision)
+            except BadRequestError:
+                await self._check()  # a renewal was on its way when we were told to end
+                await self._put(free, self._revision)
+            log.info("lease given back")
 
     def step_down(self, reason: str) -> LeadershipLost:
         """Act no more; the error to end with."""
