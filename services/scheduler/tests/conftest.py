@@ -1,6 +1,7 @@
 """One Ray head a session, a driver in this process, and schedulers as processes of their own."""
 
 import hashlib
+import json
 import os
 import secrets
 import subprocess
@@ -112,7 +113,14 @@ class Stand:
         self._config = config_json
 
     def identity(self) -> dict[str, object]:
-        return {"pid": os.getpid(), "visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "config": self._config}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return {"pid": os.getpid(), "visible": visible, "config": self._config, "warm": True}
+
+    def validate(self, run_json: str) -> dict[str, object]:
+        run = json.loads(run_json)
+        if run["load"]["model"] == "deadly":
+            os._exit(1)
+        return {"run_id": run["run_id"], "version": run["load"]["version"], "state": "passed"}
 
 
 @pytest.fixture

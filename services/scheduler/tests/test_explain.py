@@ -1,6 +1,8 @@
 from moorage_common.contracts.desired import Resources
+from moorage_scheduler.placement.decisions import Place, Queue
 from moorage_scheduler.placement.defrag import plan
 from moorage_scheduler.placement.explain import explain
+from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.state import Ask, ClusterState, Held, NodeSize
 
 
@@ -80,3 +82,14 @@ def test_defragmentation_keeps_replicas_of_a_version_on_two_nodes_and_apart() ->
     sizes = [node("a", 2), node("b", 2)]
     held = {"x": Held(ask(250, "x"), "a", (0,)), "x2": Held(ask(250, "x"), "b", (0,))}
     assert plan(ClusterState.of(sizes, held), movable=anyone, most_moves=9).moves == ()
+
+
+def test_what_asks_less_gpu_asks_less_of_its_memory_unless_it_says_how_much() -> None:
+    sizes = [NodeSize("a", 1, 4000, 8192, device_mem_mib=16000)]
+    held = {"x": Held(ask(100, "x", gpu_mem_mib=12000), "a", (0,))}
+    state = ClusterState.of(sizes, held)
+    told = explain(state, ask(500), nobody)
+    assert told.would_fit.startswith("with 0.25 GPU less: gpu 0.25;")
+    assert isinstance(place(state, ask(250)), Place)
+    assert isinstance(place(state, ask(251)), Queue)
+    assert "GPU less" not in explain(state, ask(500, gpu_mem_mib=8000), nobody).would_fit

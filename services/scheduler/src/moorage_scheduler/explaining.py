@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from moorage_common.contracts.answers import Explanation, Placement, Removed, VersionExplanation
 from moorage_common.contracts.desired import DesiredVersion, ReplicaState, Resources
+from moorage_scheduler.asking import ask_of
 from moorage_scheduler.placement.explain import explain
 from moorage_scheduler.placement.filters import removed
 from moorage_scheduler.placement.state import Ask, ClusterState
-from moorage_scheduler.serve_room import SHORT, at_host
+from moorage_scheduler.serve_room import SHORT
 
 ADOPTED = "placed before this scheduler took over"
 MOVED = "moved here, to empty its node, to gather free room or to make some"
@@ -36,12 +37,6 @@ class Standing:
     placed: Sequence[Placed]
     waiting: Sequence[str]
     failure: str = ""
-
-
-def ask_for(version: DesiredVersion) -> Ask:
-    """The next replica of a version."""
-    load, resources = version.load, at_host(version.load.format, version.resources)
-    return Ask(load.tenant, load.model, load.version, resources, version.scheduling_class, version.priority)
 
 
 def explanation(
@@ -77,7 +72,7 @@ def _version(state: ClusterState, standing: Standing, movable: Callable[[str], b
         return told.model_copy(update={"reason": f"given up until what is deployed changes: {standing.failure}"})
     if not standing.waiting:
         return told.model_copy(update={"reason": _why_none(standing)})
-    ask = ask_for(standing.version)
+    ask = ask_of(standing.version)
     if movable is not None:
         return told.model_copy(update=_everything(state, ask, standing.waiting[0], movable))
     gone = removed(state, ask)

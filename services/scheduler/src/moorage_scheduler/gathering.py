@@ -22,14 +22,6 @@ LOOK_S = 10.0
 HOUR_S = 3600.0
 
 
-def copied(state: ClusterState) -> ClusterState:
-    """A state that decides alike, to plan on beside what changes the first."""
-    copy = ClusterState.of(state.sizes, state.held)
-    copy.close(state.closed_names)
-    copy.learn(state.typical)
-    return copy
-
-
 def gathered(state: ClusterState, movable: Collection[str], most: int = MOVES) -> Defragmented:
     """The moves that gather free room in `state`, its figures before and after them, and its nodes as they are.
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import structlog
 
-from moorage_common.contracts.desired import ReplicaState, Resources
+from moorage_common.contracts.desired import ReplicaState
 from moorage_common.contracts.endpoints import HeldVersion
 from moorage_common.contracts.model import Contract
+from moorage_scheduler.asking import held_of
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, NotLeading, Placed
 from moorage_scheduler.crashes import CRASHES, POOL_CRASHES, Crashes
 from moorage_scheduler.listening import closed
 from moorage_scheduler.metrics import SchedulerMetrics
-from moorage_scheduler.placement.state import Ask, ClusterState, Held
-from moorage_scheduler.serve_room import at_host
+from moorage_scheduler.placement.state import ClusterState, Held
 
 log = structlog.get_logger()
 
@@ -84,13 +84,6 @@ class Host:
 
     def held(self) -> Held:
         return held_of(self.placed)
-
-
-def held_of(placed: Placed) -> Held:
-    """What a host takes of the cluster, as the account keeps it."""
-    resources = at_host(placed.format, Resources.model_validate(placed.asked))
-    ask = Ask(placed.tenant, placed.model, placed.version, resources, placed.scheduling_class, placed.priority)
-    return Held(ask, placed.node, tuple(placed.devices), placed.gpu_milli, placed.pinned, placed.started_at)
 
 
 @dataclass(frozen=True)
@@ -200,14 +193,20 @@ class Fleet:
         held = self._tasks.pop(host_id, None)
         if held is not None:
             held.cancel()
-        self._tasks[host_id] = asyncio.create_task(work, name=f"host-{host_id}")
+        task = self._tasks[host_id] = asyncio.create_task(work, name=f"host-{host_id}")
+        task.add_done_callback(lambda task: self._ended(host, task))
+
+    def _ended(self, host: Host, task: asyncio.Task[None]) -> None:
+        host_id = host.placed.host_id
+        if self._tasks.get(host_id) is task:
+            del self._tasks[host_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("giving up a host, for a fault of ours", host_id=host_id, exc_info=error)
+            if host_id in self.hosts:
+                self._spawn(host, self._remove(host))
 
     async def refresh(self, host: Host) -> None:
-        """Ask a host how its versions are now, rather than within RECHECK_S.
-
-        Raises:
-            ClusterUnreachable, HostGone, HostRefused.
-        """
+        """Ask a host how its versions are now. Raises ClusterUnreachable, HostGone, HostRefused."""
         if host.state == "ready" and host.reachable:
             await self._ask(host)
 
@@ -243,6 +242,8 @@ class Fleet:
         if not answer["address"]:
             answer = await self._assigned(host)
         identity = Identity.model_validate(answer)
+        if host.leaving:
+            return  # since it was asked
         if host.reachable and host.identity is not None and identity.generation != host.identity.generation:
             await self._crashed(host, "its process died", given_up=False)
         if host.placed.host_id in self.hosts:
@@ -298,6 +299,7 @@ class Fleet:
             host.state, host.reason = "loading", ""
         else:
             host.state, host.reason = version.state, version.reason
+            self._note_failure(host)
         if host.state == "ready" and before[0] != "ready":
             host.ready_at = now
             if host.recovering_since is not None:
@@ -347,14 +349,18 @@ class Fleet:
         One that was to take another's place is only given up: the other goes on.
         """
         host.state = "failed"
+        self._note_failure(host)
+        log.warning("host failed", host_id=host.placed.host_id, reason=host.reason, arriving=self.arriving(host))
         await self._read_logs(host)
-        if self.arriving(host):
-            log.warning("arrival failed", host_id=host.placed.host_id, reason=host.reason)
-            await self._remove(host)
-            return
-        self.failures[host.key] = Failure(host.placed.host_id, host.reason, list(host.log_lines))
-        log.warning("version failed", host_id=host.placed.host_id, reason=host.reason)
+        noted = self.failures.get(host.key)
+        if noted is not None and noted.host_id == host.placed.host_id:
+            self._note_failure(host)  # with its last words
         await self._remove(host)
+
+    def _note_failure(self, host: Host) -> None:
+        """Without a pause since it became failed: it counts no more from then on, and no other is to be started."""
+        if host.state == "failed" and not self.arriving(host):
+            self.failures[host.key] = Failure(host.placed.host_id, host.reason, list(host.log_lines))
 
     async def _retire(self, host: Host) -> None:
         if host.reachable:
@@ -373,7 +379,7 @@ class Fleet:
             try:
                 await self.cluster.remove(host.placed.host_id)
                 break
-            except ClusterUnreachable as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is: who stops here never gives the place back
                 log.warning("host not removed yet", host_id=host.placed.host_id, error=str(error))
                 await asyncio.sleep(1.0)
         if self.hosts.pop(host.placed.host_id, None) is not None:

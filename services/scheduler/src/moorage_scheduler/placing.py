@@ -15,9 +15,8 @@ from moorage_scheduler.cluster import Placed
 from moorage_scheduler.hosts import Fleet, Host, Start, VersionKey
 from moorage_scheduler.nodes import Nodes
 from moorage_scheduler.placement.decisions import Place
-from moorage_scheduler.placement.state import DEVICE_MILLI, Ask, NodeSize, Shape
+from moorage_scheduler.placement.state import DEVICE_MILLI, NodeSize, Shape
 from moorage_scheduler.pools import POOL_MODEL, pool_host_id
-from moorage_scheduler.serve_room import at_host
 from moorage_scheduler.warm import Warm
 
 log = structlog.get_logger()
@@ -54,9 +53,9 @@ class Placing:
             moved_from: the host whose place it takes once it is ready.
         """
         tenant, model, number = key
-        taken = self.warm.take(place.node)
-        host_id = taken or f"{tenant}.{model}.{number}.{secrets.token_hex(3)}"
         node = self.nodes.named(place.node)
+        taken = self.warm.take(node.ray_id)
+        host_id = taken or f"{tenant}.{model}.{number}.{secrets.token_hex(3)}"
         placed = Placed(
             host_id=host_id,
             tenant=tenant,
@@ -92,8 +91,8 @@ class Placing:
 
     def start_pool(self, tenant: str, number: int, asked: Resources, place: Place) -> None:
         """Start a host of a tenant's pool; it is told its versions once it is there."""
-        taken = self.warm.take(place.node)
         node = self.nodes.named(place.node)
+        taken = self.warm.take(node.ray_id)
         placed = Placed(
             host_id=taken or pool_host_id(tenant, number),
             tenant=tenant,
@@ -111,12 +110,6 @@ class Placing:
         config = self.configure(placed.host_id, tenant, [], pool_memory_mib=self.pool_memory_mib)
         log.info("placing a pool", host_id=placed.host_id, tenant=tenant, pool=number, node=place.node)
         self.fleet.start(Start(placed, node.ray_id, 0.0, config, warm=taken is not None))
-
-
-def ask_of(key: VersionKey, version: DesiredVersion) -> Ask:
-    """What one replica of a version asks for."""
-    resources = at_host(version.load.format, version.resources)
-    return Ask(*key, resources, version.scheduling_class, version.priority)
 
 
 def _bounded(version: DesiredVersion, place: Place, size: NodeSize) -> LoadSpec:

@@ -17,8 +17,9 @@ from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.answers import Waiting
 from moorage_common.contracts.cluster import SchedulerAnswer, SchedulerAsk, packed_parts
 from moorage_common.contracts.names import scheduler_subject
-from moorage_scheduler.explaining import MOVED, POOLED, Placed, Standing, ask_for, explanation
-from moorage_scheduler.gathering import copied, gathered
+from moorage_scheduler.asking import ask_of
+from moorage_scheduler.explaining import MOVED, POOLED, Placed, Standing, explanation
+from moorage_scheduler.gathering import gathered
 from moorage_scheduler.hosts import VersionKey
 from moorage_scheduler.limits import LimitsBoard
 from moorage_scheduler.reconcile import Reconciler
@@ -134,7 +135,7 @@ class Questions:
         gathering = self.reconciler.gathering
         if not ask.dry_run and gathering.left:
             return SchedulerAnswer(error=f"free room is being gathered, {gathering.left} moves are left; wait for them")
-        state, movable = copied(self.reconciler.state()), gathering.movable(time.time())
+        state, movable = self.reconciler.state().copied(), gathering.movable(time.time())
         found = await asyncio.to_thread(gathered, state, movable)
         if found.moves and not ask.dry_run:
             gathering.order(len(found.moves))
@@ -158,7 +159,7 @@ class Questions:
         reconciler = self.reconciler
         versions = reconciler.wanted()
         waiting = [
-            ask_for(versions[key]) for key, reasons in reconciler.queued.items() if key in versions for _ in reasons
+            ask_of(versions[key]) for key, reasons in reconciler.queued.items() if key in versions for _ in reasons
         ]
         tenants = [ask.tenant] if ask.tenant else None
         return shares_view(reconciler.state(), self.limits.tenants, waiting, tenants).model_dump(mode="json")

@@ -115,6 +115,7 @@ def endpoint(cluster: str, host: Host) -> Endpoint | None:
 
 
 def replica_status(host: Host) -> ReplicaStatus:
+    got_milli = host.placed.gpu_milli
     return ReplicaStatus(
         host_id=host.placed.host_id,
         version=host.placed.version,
@@ -122,7 +123,7 @@ def replica_status(host: Host) -> ReplicaStatus:
         reason=host.reason,
         node=host.placed.node,
         devices=host.identity.devices if host.identity is not None else host.placed.devices,
-        gpu_milli=host.held().ask.device_milli(),
+        gpu_milli=host.held().ask.device_milli() if got_milli is None else got_milli,
         restarts=host.restarts,
         started_at=host.placed.started_at,
         ready_at=host.ready_at,

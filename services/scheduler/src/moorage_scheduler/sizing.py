@@ -26,18 +26,15 @@ def wanted_warm(starts: Sequence[float], startup_s: float, now: float, nodes: in
         starts: when replicas were started, in order; on the clock of `now`, seconds.
         startup_s: how long a warm host takes to become one.
     """
+    peak, first = 0, 0
     lately = [at for at in starts if now - at <= LOOK_BACK_S]
-    peak = max((_within(lately, first, startup_s) for first in range(len(lately))), default=0)
+    for last, at in enumerate(lately):
+        while at - lately[first] > startup_s:
+            first += 1
+        peak = max(peak, last - first + 1)
     return min(size.most, max(size.least, -(-peak // max(1, nodes))))
 
 
 def fitting(wanted: int, free_mib: int, size: WarmSize) -> int:
     """As many of `wanted` as a node with `free_mib` beside its replicas has room for."""
     return max(0, min(wanted, free_mib // size.memory_mib))
-
-
-def _within(times: Sequence[float], first: int, span_s: float) -> int:
-    last = first
-    while last < len(times) and times[last] - times[first] <= span_s:
-        last += 1
-    return last - first

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import structlog
 
 from moorage_common.contracts.desired import Desired, Resources, ValidationResult, ValidationRun
+from moorage_scheduler.asking import held_of
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed, RayNode
-from moorage_scheduler.hosts import first_line, held_of
+from moorage_scheduler.hosts import first_line
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.plan import place
@@ -65,22 +66,28 @@ class Validations:
         """Take over a validation host that runs already."""
         if placed.host_id in self.account.held:
             return
-        self._hosts[placed.tenant] = ValidationHost(placed, time.monotonic())
         self.account.add(placed.host_id, held_of(placed))
+        host = ValidationHost(placed, time.monotonic())
+        if self._hosts.setdefault(placed.tenant, host) is not host:
+            self._remove(host)  # one is enough, and another would be forgotten
 
     def want(self, desired: Iterable[Desired]) -> None:
         """Start the runs that are new; forget results and runs that are no longer asked for."""
         wanted: dict[str, tuple[tuple[str, str], ValidationRun]] = {}
         for entry in desired:
             wanted |= {run.run_id: ((entry.tenant, entry.model), run) for run in entry.validations}
-        for results in self.results.values():
+        for deployment, results in list(self.results.items()):
             for run_id in results.keys() - wanted.keys():
                 del results[run_id]
+            if not results:
+                del self.results[deployment]
         for run_id in self._tasks.keys() - wanted.keys():
             self._tasks.pop(run_id).cancel()
         for run_id, (deployment, run) in wanted.items():
-            if run_id not in self._tasks and run_id not in self.results[deployment]:
-                self._tasks[run_id] = asyncio.create_task(self._answer(deployment, run), name=f"validation-{run_id}")
+            if run_id not in self._tasks and run_id not in self.results.get(deployment, {}):
+                task = asyncio.create_task(self._answer(deployment, run), name=f"validation-{run_id}")
+                self._tasks[run_id] = task
+                task.add_done_callback(_told)
 
     def of(self, deployment: tuple[str, str]) -> list[ValidationResult]:
         return list(self.results.get(deployment, {}).values())
@@ -91,23 +98,24 @@ class Validations:
     def sweep(self, *, idle_s: float = WARM_S) -> None:
         """Remove hosts that were idle for so long, and those on nodes that take nothing more."""
         open_nodes = {node.ray_id for node in self.nodes()}
-        for tenant, host in list(self._hosts.items()):
+        for host in list(self._hosts.values()):
             idle = time.monotonic() - host.used_at > idle_s or host.placed.node_id not in open_nodes
             if idle and not host.turn.locked():
-                self._discard(tenant)
+                self._discard(host)
 
     def drop_nodes(self, lost: Collection[str]) -> None:
         """Give up hosts on the nodes with these ids of Ray; what they ran is run again elsewhere."""
-        for tenant, host in list(self._hosts.items()):
+        for host in list(self._hosts.values()):
             if host.placed.node_id in lost:
-                self._discard(tenant)
+                self._discard(host)
 
     async def close(self) -> None:
         """Stop waiting for runs; a new scheduler runs them again."""
-        tasks = [*self._tasks.values(), *self._removals]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for tasks in (list(self._tasks.values()), self._removals):  # a run that ends may begin a removal
+            ending = list(tasks)
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
 
     async def _answer(self, deployment: tuple[str, str], run: ValidationRun) -> None:
         began = time.monotonic()
@@ -120,7 +128,7 @@ class Validations:
         self.on_result()
 
     async def _run(self, tenant: str, run: ValidationRun) -> ValidationResult:
-        reason, deaths = "", 0
+        reason, deaths = "its turn never came: the process kept dying under other versions", 0
         for _attempt in range(TRIES):
             while not self.cluster.may_act():  # noqa: ASYNC110 - the lease is renewed by the clock, not by an event
                 await asyncio.sleep(RETRY_S)
@@ -132,6 +140,8 @@ class Validations:
                 continue
             try:
                 async with host.turn:
+                    if self._hosts.get(tenant) is not host:
+                        continue  # it died under another run, which says nothing about this one
                     host.used_at = time.monotonic()
                     answer = await self.cluster.call(
                         host.placed.host_id, "validate", run.model_dump_json(), timeout_s=RUN_TIMEOUT_S, retries=0
@@ -141,7 +151,7 @@ class Validations:
             except (HostGone, ClusterUnreachable) as error:
                 reason = f"the process that loaded the version died or hung: {first_line(error)}"
                 deaths += 1
-                self._discard(tenant)
+                self._discard(host)
                 if deaths == DEATHS:
                     break
             except HostRefused as error:
@@ -187,15 +197,15 @@ class Validations:
         try:
             await self.cluster.start(placed, node.ray_id, 0.0, self.configure(placed.host_id, tenant))
             await self.cluster.call(placed.host_id, "identity", timeout_s=START_TIMEOUT_S)
-        except (ClusterUnreachable, HostGone, HostRefused):
-            self._remove(host)
-            raise
-        self._hosts[tenant] = host
+            self._hosts[tenant] = host
+        finally:  # also where the run is not wanted any more, which cancels it
+            if self._hosts.get(tenant) is not host:
+                self._remove(host)
         return host
 
-    def _discard(self, tenant: str) -> None:
-        host = self._hosts.pop(tenant, None)
-        if host is not None:
+    def _discard(self, host: ValidationHost) -> None:
+        if self._hosts.get(host.placed.tenant) is host:
+            del self._hosts[host.placed.tenant]
             self._remove(host)
 
     def _remove(self, host: ValidationHost) -> None:
@@ -213,3 +223,9 @@ class Validations:
                 log.warning("validation host not removed yet", host_id=host_id, error=str(error))
                 await asyncio.sleep(RETRY_S)
         self.account.remove(host_id)
+
+
+def _told(task: asyncio.Task[None]) -> None:
+    """A run that ends without a result, for a fault of ours, is said to."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("not validated, for a fault of ours", run=task.get_name(), exc_info=error)

@@ -5,7 +5,6 @@ its process anew, the scheduler assigns that to the same tenant again.
 """
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections import deque
@@ -54,13 +53,13 @@ class Warm:
     _starts: deque[float] = field(default_factory=lambda: deque(maxlen=2000))
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
-    def take(self, node: str) -> str | None:
-        """A warm host of `node`, which is the caller's from now on; None where none is ready.
+    def take(self, ray_id: str) -> str | None:
+        """A warm host of the node with this id of Ray's, which is the caller's from now on; None where none is ready.
 
         Call it for each replica that starts: the calls tell how many are needed.
         """
         self._starts.append(self.clock())
-        ready = [host_id for host_id, host in self.hosts.items() if host.ready and host.placed.node == node]
+        ready = [host_id for host_id, host in self.hosts.items() if host.ready and host.placed.node_id == ray_id]
         if not ready:
             return None
         del self.hosts[ready[0]]
@@ -83,12 +82,13 @@ class Warm:
             formats: what a warm host imports ahead.
         """
         wanted = wanted_warm(self._starts, self.startup_s, self.clock(), len(nodes), self.size)
-        by_name = {node.size.name: node for node in nodes}
+        kept = {node.ray_id for node in nodes}
         for host_id, host in list(self.hosts.items()):
-            if host.placed.node not in by_name:
+            if host.placed.node_id not in kept:
                 self._drop(host_id)
-        for name, node in by_name.items():
-            here = [host_id for host_id, host in self.hosts.items() if host.placed.node == name]
+        for node in nodes:
+            name = node.size.name
+            here = [host_id for host_id, host in self.hosts.items() if host.placed.node_id == node.ray_id]
             most = fitting(wanted, free_mib.get(name, 0), self.size)
             for host_id in here[most:]:
                 self._drop(host_id)
@@ -137,12 +137,19 @@ class Warm:
     def _done(self, host_id: str, task: asyncio.Task[None]) -> None:
         if self._tasks.get(host_id) is task:
             del self._tasks[host_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a warm host is not followed, for a fault of ours", host_id=host_id, exc_info=error)
+            self.hosts.pop(host_id, None)
 
     async def _begin(self, host: WarmHost, ray_id: str, config_json: str) -> None:
         began = self.clock()
-        with contextlib.suppress(ClusterUnreachable, HostGone):
+        try:
             await self.cluster.start(host.placed, ray_id, 0.0, config_json)
-            await self._follow(host)
+        except (ClusterUnreachable, HostGone) as error:
+            await self._give_up(host, error)
+            return
+        await self._follow(host)
+        if host.ready:
             self.startup_s = self.clock() - began
             log.info("warm host", host_id=host.placed.host_id, node=host.placed.node, seconds=round(self.startup_s, 1))
 
@@ -156,9 +163,12 @@ class Warm:
                     host.ready = bool(identity["warm"])
                     await asyncio.sleep(0 if host.ready else POLL_S)
         except (TimeoutError, ClusterUnreachable, HostGone, HostRefused) as error:
-            log.warning("warm host given up", host_id=host_id, error=str(error)[:300])
-            self.hosts.pop(host_id, None)
-            await self._remove(host_id)
+            await self._give_up(host, error)
+
+    async def _give_up(self, host: WarmHost, error: Exception) -> None:
+        log.warning("warm host given up", host_id=host.placed.host_id, error=str(error)[:300])
+        self.hosts.pop(host.placed.host_id, None)
+        await self._remove(host.placed.host_id)
 
     async def _remove(self, host_id: str) -> None:
         while True:

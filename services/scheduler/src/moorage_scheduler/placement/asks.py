@@ -47,13 +47,20 @@ class Demand:
 
     def on(self, size: NodeSize) -> tuple[int, int]:
         """Milli and MiB that it takes of each device of `size`; 0 MiB is none where no memory is known."""
-        milli, mib = self.milli, self.mem_mib
-        for model, profile_milli, profile_mib in self.profiles:
-            if model == size.gpu_model:
-                milli, mib = profile_milli, profile_mib
+        milli, mib = self._said(size)
         if milli and self.devices > 1:
             milli = DEVICE_MILLI
         return milli, mib or size.device_mem_mib * milli // DEVICE_MILLI
+
+    def said_mib(self, size: NodeSize) -> int:
+        """MiB that it says it takes of each device of `size`; 0: as large a share as its milli."""
+        return self._said(size)[1]
+
+    def _said(self, size: NodeSize) -> tuple[int, int]:
+        for model, milli, mib in self.profiles:
+            if model == size.gpu_model:
+                return milli, mib
+        return self.milli, self.mem_mib
 
     def takes_model(self, model: str) -> bool:
         return not self.milli or not self.models or model in self.models

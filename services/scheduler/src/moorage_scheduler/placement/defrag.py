@@ -54,7 +54,9 @@ class Defragmentation:
 
 def plan(state: ClusterState, *, movable: Callable[[str], bool], most_moves: int) -> Defragmentation:
     """At most `most_moves` moves, the most useful first. No replica moves twice."""
-    draft = _copy(state)
+    draft = state.copied()
+    if not draft.typical.classes:
+        draft.learn(_presumed(state))
     before = picture(draft)
     moves: list[Move] = []
     done: set[str] = set()
@@ -82,14 +84,6 @@ def picture(state: ClusterState) -> Picture:
         largest_run=int(idle.max(initial=0)),
         nodes_with_idle=tuple(sorted(Counter(idle[idle > 0].tolist()).items())),
     )
-
-
-def _copy(state: ClusterState) -> ClusterState:
-    """A state of its own to work on."""
-    copy = ClusterState.of(state.sizes, state.held)
-    copy.close(state.closed_names)
-    copy.learn(state.typical if state.typical.classes else _presumed(state))
-    return copy
 
 
 def _presumed(state: ClusterState) -> Typical:

@@ -10,7 +10,7 @@ from moorage_scheduler.placement.decisions import Queue
 from moorage_scheduler.placement.filters import queue, sibling_devices
 from moorage_scheduler.placement.repair import repair
 from moorage_scheduler.placement.scores import fitting
-from moorage_scheduler.placement.state import Bools, ClusterState
+from moorage_scheduler.placement.state import Bools, ClusterState, Ints
 
 
 def explain(state: ClusterState, ask: Ask, movable: Callable[[str], bool]) -> Queue:
@@ -36,13 +36,24 @@ def _host_room(state: ClusterState, ask: Ask) -> Bools:
 
 
 def _usable_devices(state: ClusterState, ask: Ask) -> Bools:
-    """Devices with the memory, without a replica of the same version. Shape (N, D)."""
-    need = state.need(ask.shape.demand)
-    exists = np.arange(state.free_milli.shape[1]) < state.device_count[:, None]
-    devices: Bools = exists & (state.free_mib >= need.mib[:, None])
+    """Devices without a replica of the same version. Shape (N, D)."""
+    devices: Bools = np.arange(state.free_milli.shape[1]) < state.device_count[:, None]
     for at, siblings in sibling_devices(state, ask, same_version=True).items():
         devices[at, list(siblings)] = False
     return devices
+
+
+def _most_milli(state: ClusterState, ask: Ask) -> Ints:
+    """The most of each device that an ask could have which asks less of it: by what is free of it and of its memory,
+    of which the ask takes the same share, where it does not say how much. Shape (N, D)."""
+    by_memory = np.full_like(state.free_milli, DEVICE_MILLI)
+    for at, size in enumerate(state.sizes):
+        if size.device_mem_mib:
+            said, free = ask.shape.demand.said_mib(size), state.free_mib[at]
+            share = ((free + 1) * DEVICE_MILLI - 1) // size.device_mem_mib
+            by_memory[at] = np.where(free >= said, DEVICE_MILLI, 0) if said else share
+    most: Ints = np.minimum(state.free_milli, by_memory)
+    return np.where(_usable_devices(state, ask), most, 0)
 
 
 def _less_gpu(state: ClusterState, ask: Ask) -> str:
@@ -51,8 +62,7 @@ def _less_gpu(state: ClusterState, ask: Ask) -> str:
     nodes = _open(state, ask) & _host_room(state, ask)
     if not need.devices or not nodes.any():
         return ""
-    devices = _usable_devices(state, ask)[nodes]
-    free = np.where(devices, state.free_milli[nodes], 0)
+    free = _most_milli(state, ask)[nodes]
     if need.devices > 1:
         most = int((free >= DEVICE_MILLI).sum(axis=1).max())
         return f"with {need.devices - most} device(s) fewer: devices {most}" if 0 < most < need.devices else ""
@@ -81,9 +91,7 @@ def _less_host(state: ClusterState, ask: Ask) -> str:
 
 
 def _moves(state: ClusterState, ask: Ask, movable: Callable[[str], bool]) -> str:
-    draft = ClusterState.of(state.sizes, state.held)
-    draft.close(state.closed_names)
-    found = repair(draft, ask, movable)
+    found = repair(state.copied(), ask, movable)
     if found is None:
         return ""
     moved = [f"{move.replica} to {move.target.node}" for move in found.moves]

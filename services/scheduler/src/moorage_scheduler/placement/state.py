@@ -133,6 +133,13 @@ class ClusterState:
         self._drop(replica, self._release(replica))
         self.add(replica, held)
 
+    def copied(self) -> "ClusterState":
+        """A state of its own that decides alike, to plan on beside what changes this one."""
+        copied = ClusterState.of(self.sizes, self.held)
+        copied.close(self.closed_names)
+        copied.learn(self.typical)
+        return copied
+
     def draft(self) -> "ClusterState":
         """A copy to try moves on; cheap, and without a roster."""
         draft = copy.copy(self)
