@@ -26,7 +26,7 @@ from moorage_scheduler import deps as wiring
 from moorage_scheduler.cluster import Placed, RayNode
 from moorage_scheduler.explaining import sentence
 from moorage_scheduler.hosts import Host
-from moorage_scheduler.journal import Journal
+from moorage_scheduler.journal import Journal, why
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.filters import FILTERS
@@ -125,7 +125,7 @@ def decided(journal: Journal, state: ClusterState, name: str, wanted: Ask) -> No
     decision = place(state, wanted)
     journal.decided(state, wanted, decision)
     if isinstance(decision, Place):
-        journal.placed(name, state, wanted, decision)
+        journal.keep(name, why(state, wanted, decision))
         state.add(name, Held(wanted, decision.node, decision.devices, decision.gpu_milli or None))
 
 
@@ -360,7 +360,7 @@ async def test_a_replica_with_a_place_is_told_where_and_why(built: wiring.Deps) 
     assert (placement.node, placement.devices, placement.gpu_milli) == ("a", [0], 500)
     assert "before this scheduler took over" in placement.why
     wanted = ask(500)
-    built.reconciler.journal.placed("h", cluster_of(), wanted, Place("a", (0,), 500))
+    built.reconciler.journal.keep("h", why(cluster_of(), wanted, Place("a", (0,), 500)))
     (version,) = (await explained(built)).versions
     assert version.placed[0].why.startswith("of 2 nodes 2 could take it")
     assert (await explained(built)).model == "m"

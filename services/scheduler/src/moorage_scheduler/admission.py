@@ -1,12 +1,14 @@
 """Replicas that want a place, in the order of fairness: placed, else room is made, else told why they wait."""
 
+import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from moorage_common.contracts.desired import DesiredVersion, Resources
+from moorage_scheduler.asking import ask_of
 from moorage_scheduler.hosts import Fleet, VersionKey
 from moorage_scheduler.journal import Journal, why
 from moorage_scheduler.moves import Mover
@@ -15,7 +17,7 @@ from moorage_scheduler.placement.decisions import Place, Preempt, Queue, Reclaim
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.shares import Shares, Usage, capacity_of, usage_of
 from moorage_scheduler.placement.state import Ask
-from moorage_scheduler.placing import Placing, ask_of
+from moorage_scheduler.placing import Placing
 from moorage_scheduler.pools import POOL_MODEL
 from moorage_scheduler.serve_apps import without_room
 
@@ -26,6 +28,8 @@ MOST_TRIES = 4
 REST_S = 60.0
 SEARCHES = 8
 """Versions a round for which it is searched whom to move or stop; those that waited longest for a search."""
+SEARCH_S = 0.05
+"""Once a round took so long, no further search is begun: all else waits meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ class Room:
     reason: str
     tries: int
     since: float
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What decisions rest on while nothing changes. `grounds`: by whether others may be disturbed."""
+
+    grounds: Mapping[bool, Grounds]
+    usage: Usage
 
 
 @dataclass
@@ -70,11 +82,23 @@ class Admission:
         self._searched_at = {key: self._searched_at.get(key, 0.0) for key in waiting}
         searched = set(sorted(waiting, key=lambda key: self._searched_at[key])[:SEARCHES])
         queued: dict[VersionKey, list[str]] = defaultdict(list)
-        for one in self._in_turn(pending):
-            reason = self._admit(one, now, may_search=one.key in searched)
-            if reason:
-                queued[one.key].append(reason)
+        basis, told, began = self._basis(now), dict[VersionKey, str](), time.monotonic()
+        for one in self._in_turn(pending, basis.usage):
+            if one.key not in told:
+                before = self._mark(one.key)
+                may_search = one.key in searched and time.monotonic() - began < SEARCH_S
+                reason = self._admit(one, now, basis, may_search=may_search)
+                if self._mark(one.key) != before:
+                    basis, told = self._basis(now), {}
+                if reason:
+                    told[one.key] = reason  # and to each further replica of it, for as long as nothing changes
+            if one.key in told:
+                queued[one.key].append(told[one.key])
         return dict(queued)
+
+    def _mark(self, key: VersionKey) -> tuple[int, Room | None]:
+        """Another one where a decision on the version started, moved or stopped something."""
+        return self.fleet.account.version, self._rooms.get(key)
 
     def start_pool(self, tenant: str, number: int, asked: Resources) -> str | None:
         """Place and start a host of a pool; the reason when it has to wait."""
@@ -84,18 +108,15 @@ class Admission:
         self.placing.start_pool(tenant, number, asked, decision)
         return None
 
-    def _in_turn(self, pending: Sequence[Pending]) -> list[Pending]:
+    def _in_turn(self, pending: Sequence[Pending], usage: Usage) -> list[Pending]:
         """Those for whom room was made first, then by shares."""
         if len(pending) < 2:
             return list(pending)
-        asks = [ask_of(one.key, one.version) for one in pending]
-        order = self.shares().order_of(asks, self._usage(), capacity_of(self.fleet.account.sizes))
+        asks = [ask_of(one.version) for one in pending]
+        order = self.shares().order_of(asks, usage, capacity_of(self.fleet.account.sizes))
         return sorted((pending[at] for at in order), key=lambda one: one.key not in self._rooms)
 
-    def _usage(self) -> Usage:
-        return usage_of(self.fleet.account, self.mover.arrivals())
-
-    def _admit(self, one: Pending, now: float, *, may_search: bool) -> str:
+    def _admit(self, one: Pending, now: float, basis: _Basis, *, may_search: bool) -> str:
         room = self._rooms.get(one.key)
         if room is not None and self._making(room):
             return room.reason
@@ -103,12 +124,12 @@ class Admission:
         if (reason := without_room(one.version, hosts, self.placing.nodes.live)) is not None:
             return reason
         tries = room.tries if room is not None else 0
-        account, ask = self.fleet.account, ask_of(one.key, one.version)
-        grounds = self._grounds(now, may_disturb=may_search and tries < MOST_TRIES)
+        account, ask = self.fleet.account, ask_of(one.version)
+        grounds = basis.grounds[may_search and tries < MOST_TRIES]
         if may_search:
             self._searched_at[one.key] = now
-        decision = decide(account, ask, grounds)
-        self.journal.decided(account, ask, decision, **grounds.recorded())
+        decision = decide(account, ask, grounds, basis.usage)
+        self.journal.decided(account, ask, decision, **grounds.recorded)
         match decision:
             case Place():
                 self._rooms.pop(one.key, None)
@@ -125,19 +146,20 @@ class Admission:
     def _making(self, room: Room) -> bool:
         return self.mover.moves(room.moving) or any(victim in self.fleet.hosts for victim in room.victims)
 
-    def _grounds(self, now: float, *, may_disturb: bool) -> Grounds:
+    def _basis(self, now: float) -> _Basis:
         hosts = self.fleet.hosts
-        movable = self.mover.movable(now)
-        return Grounds(
+        movable, arrivals = self.mover.movable(now), frozenset(self.mover.arrivals())
+        grounds = Grounds(
             shares=self.shares(),
-            moving=frozenset(self.mover.arrivals()),
+            moving=arrivals,
             now=now,
-            may_disturb=may_disturb,
             movable=frozenset(host_id for host_id in hosts if movable(host_id)),
-            ready=frozenset(host_id for host_id, host in hosts.items() if host.serving),
+            ready=frozenset(host_id for host_id, host in hosts.items() if host.serving) - arrivals,
             spare=frozenset(self._spare()),
             least={key: version.min_replicas for key, version in self.mover.wanted.items() if version.min_replicas},
         )
+        usage = usage_of(self.fleet.account, arrivals)
+        return _Basis({True: grounds, False: replace(grounds, may_disturb=False)}, usage)
 
     def _make_room(self, one: Pending, decision: Repair | Reclaim | Preempt, tries: int, now: float) -> str:
         moving, victims = "", tuple[str, ...]()
@@ -160,10 +182,11 @@ class Admission:
         return reason
 
     def _spare(self) -> set[str]:
-        """Hosts that go already, or move."""
-        leaving = {host_id for host_id, host in self.fleet.hosts.items() if host.leaving}
+        """Who does not stop for others: who goes already or moves, and what is no replica of one version."""
+        hosts = self.fleet.hosts.items()
+        staying = {host_id for host_id, host in hosts if host.placed.purpose == "replica" and not host.leaving}
         moving = {host.placed.host_id for pair in self.mover.pairs() for host in pair}
-        return leaving | moving
+        return (self.fleet.account.held.keys() - staying) | moving
 
 
 def _name(key: VersionKey) -> str:

@@ -36,7 +36,7 @@ class Changes:
     typical: Typical | None
 
     def none(self) -> bool:
-        return self == Changes({}, (), None, None, None)
+        return self == NONE
 
     def recorded(self) -> dict[str, Any]:
         return {
@@ -46,6 +46,9 @@ class Changes:
             "closed": None if self.closed is None else list(self.closed),
             "typical": None if self.typical is None else list(self.typical.classes),
         }
+
+
+NONE = Changes({}, (), None, None, None)
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,13 @@ def _same(one: Held, other: Held | None) -> bool:
 
 @dataclass
 class Journal:
-    """Decisions of one scheduler, youngest last."""
+    """Decisions of one scheduler on its one state, youngest last."""
 
     most: int = KEPT
     entries: deque[Entry] = field(default_factory=deque)
     _base: Seen = field(default_factory=Seen)
     _last: Seen = field(default_factory=Seen)
+    _mark: tuple[int, Typical] | None = None
     _base_context: dict[str, Any] = field(default_factory=dict)
     _last_context: dict[str, Any] = field(default_factory=dict)
     _same: set[tuple[Hashable, Decision]] = field(default_factory=set)
@@ -140,8 +144,13 @@ class Journal:
         Args:
             context: what else it was made on, as JSON. For a `Place`, what only others are decided by is left out.
         """
-        now = Seen.of(state)
-        changes = self._last.changes_to(now)
+        mark = (state.version, state.typical)
+        if mark == self._mark:
+            now, changes = self._last, NONE
+        else:
+            now = Seen.of(state)
+            changes = self._last.changes_to(now)
+        self._mark = mark
         if not changes.none():
             self._same.clear()
         known = ((ask.tenant, ask.model, ask.version, ask.shape), decision)
@@ -161,10 +170,6 @@ class Journal:
             self._base.apply(oldest.changes)
             self._base_context.update(oldest.context)
 
-    def placed(self, replica: str, state: ClusterState, ask: Ask, place: Place) -> None:
-        """Keep why `replica` went where it did, told before `state` has it."""
-        self.keep(replica, why(state, ask, place))
-
     def keep(self, replica: str, reason: str) -> None:
         """Keep the reason why `replica` went where it did."""
         while len(self._whys) >= WHYS_KEPT:
@@ -174,9 +179,6 @@ class Journal:
     def why(self, replica: str) -> str:
         """Why it is where it is; empty where an earlier scheduler placed it."""
         return self._whys.get(replica, "")
-
-    def forget(self, replica: str) -> None:
-        self._whys.pop(replica, None)
 
     def recording(self, state: ClusterState) -> Callable[[], dict[str, Any]]:
         """For `moorage scheduler replay`: the base, the decisions on it, and `state` as it is now.

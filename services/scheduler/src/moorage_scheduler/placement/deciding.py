@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from moorage_common.contracts.keys import GpuShare
@@ -36,7 +37,8 @@ class Grounds:
     spare: frozenset[str] = frozenset()
     least: Mapping[Key, int] = field(default_factory=dict)
 
-    def recorded(self) -> dict[str, Any]:
+    @cached_property
+    def recorded(self) -> Mapping[str, Any]:
         """As JSON, for `of_recorded`."""
         tenants = self.shares.tenants.items()
         return {
@@ -64,9 +66,13 @@ class Grounds:
 _SETS = ("moving", "movable", "ready", "spare")
 
 
-def decide(state: ClusterState, ask: Ask, grounds: Grounds) -> Decision:
-    """What becomes of `ask`. Deterministic: the same state, ask and grounds always give the same decision."""
-    usage = usage_of(state, grounds.moving)
+def decide(state: ClusterState, ask: Ask, grounds: Grounds, usage: Usage | None = None) -> Decision:
+    """What becomes of `ask`. Deterministic: the same state, ask and grounds always give the same decision.
+
+    Args:
+        usage: of `state` without what `grounds.moving` holds, where the caller keeps it.
+    """
+    usage = usage_of(state, grounds.moving) if usage is None else usage
     asks = grounds.shares.narrowed(usage, ask, sorted({size.gpu_model for size in state.sizes}))
     if isinstance(asks, Refused):
         return Queue(asks.reason)
