@@ -374,6 +374,9 @@ class Cluster:
         for name in names:
             if name == host_id or name.startswith(host_id + _RESERVATION):
                 await self._off_loop(functools.partial(self._kill, name))
+        for name in list(self._handles):  # of what was gone already
+            if name == host_id or name.startswith(host_id + _RESERVATION):
+                self._handles.pop(name, None)
 
     def _kill(self, name: str) -> None:
         self._lead()

@@ -27,7 +27,7 @@ from moorage_runtime.config import HostConfig
 from moorage_runtime.gpu_caps import GpuCaps
 from moorage_scheduler import serve_apps
 from moorage_scheduler.admission import Admission
-from moorage_scheduler.cluster import Cluster, ClusterUnreachable, LeftOut
+from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, LeftOut
 from moorage_scheduler.draining import Draining
 from moorage_scheduler.gathering import Gathering
 from moorage_scheduler.grouping import PoolSize
@@ -304,7 +304,7 @@ async def _sweep(deps: Deps) -> None:
     """Remove what a leader before ordered and Ray carried out too late for us to adopt. Raises LeadershipLost."""
     while True:
         await asyncio.sleep(SWEEP_S)
-        with contextlib.suppress(ClusterUnreachable):
+        with contextlib.suppress(ClusterUnreachable, HostGone):
             for name, epoch in (await deps.cluster.strangers()).items():
                 if epoch > deps.leadership.fencing:
                     raise deps.leadership.step_down(f"{name} was started by a later leader, {epoch}")

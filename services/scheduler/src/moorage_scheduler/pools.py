@@ -77,6 +77,8 @@ class Pools:
         alive = {host.identity.generation for held in hosts.values() for host in held if host.identity is not None}
         for generation in self._told.keys() - alive:
             del self._told[generation]
+        for host_id in self._inside.keys() - self.fleet.hosts.keys():
+            del self._inside[host_id]
         return queued
 
     def ready(self, key: VersionKey, hosts: Mapping[PoolKey, Sequence[Host]] | None = None) -> bool:
@@ -147,7 +149,7 @@ class Pools:
         """Have a host hold its versions and no others, unless it is being told."""
         host_id = host.placed.host_id
         assert host.identity is not None  # noqa: S101 - a reachable host has said who it is
-        if host_id in self._tasks and not self._tasks[host_id].done():
+        if host_id in self._tasks:
             return
         inside, specs = self._versions(host), {key[1:]: version.load for key, version in members.items()}
         told = self._told.get(host.identity.generation)
@@ -159,7 +161,14 @@ class Pools:
             anew = [at for at, spec in specs.items() if _failed(inside.get(at)) and _is_other(told.get(at), spec)]
             told.clear()
             told.update(specs)
-            self._tasks[host_id] = asyncio.create_task(self._say(host, new, [*gone, *anew]), name=f"pool-{host_id}")
+            task = asyncio.create_task(self._say(host, new, [*gone, *anew]), name=f"pool-{host_id}")
+            self._tasks[host_id] = task
+            task.add_done_callback(lambda done: self._ended(host_id, done))
+
+    def _ended(self, host_id: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[host_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("pool not told, for a fault of ours", host_id=host_id, exc_info=error)
 
     async def _say(self, host: Host, specs: Sequence[LoadSpec], gone: Iterable[tuple[str, int]]) -> None:
         """Unload, register, and follow until all have settled."""

@@ -33,7 +33,7 @@ def without_room(version: DesiredVersion, placed: Iterable[Placed], nodes: Itera
 
 
 async def sweep(cluster: Cluster) -> list[str]:
-    """Have Serve end the applications whose host is gone; their names. Raises ClusterUnreachable."""
+    """Have Serve end the applications whose host is gone; their names. Raises ClusterUnreachable, HostGone."""
     stray = await cluster.ask_ray(_stray, _SWEEP_TIMEOUT_S) if cluster.may_act() else []
     if stray and cluster.may_act():
         log.warning("ending applications whose hosts are gone", applications=stray)
