@@ -1,8 +1,7 @@
 """When deaths of hosts speak against their version."""
 
 from moorage_scheduler.cluster import HostGone
-from moorage_scheduler.crashes import CRASHES, LASTING_S, Crashes
-from moorage_scheduler.hosts import first_line
+from moorage_scheduler.crashes import CRASHES, LASTING_S, Crashes, first_line
 
 KEY = ("acme", "m", 1)
 

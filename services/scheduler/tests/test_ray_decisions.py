@@ -80,7 +80,7 @@ async def test_a_replica_without_gpu_sees_none_and_two_share_the_cpu_bundle(clus
 async def test_what_runs_says_how_it_was_placed_and_orphaned_reservations_go(cluster: Cluster, node: RayNode) -> None:
     await start(cluster, node, "acme.m.1.a", 0.5, 1)
     await start(cluster, node, "acme.m.1.b", 1.0, 0)
-    await cluster._off_loop(lambda: cluster._kill("acme.m.1.b"))
+    await cluster.ask_ray(lambda: cluster._kill("acme.m.1.b"))
     (left,) = await cluster.running()
     assert (left.host_id, left.devices, left.node) == ("acme.m.1.a", [1], node.size.name)
 

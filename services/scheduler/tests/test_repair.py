@@ -1,6 +1,6 @@
 import json
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moorage_common.contracts.desired import Resources
@@ -149,7 +149,13 @@ nodes = st.lists(
 )
 
 
+LAST_ON_A_STAGE = [ask(0, "m", cpu=10), ask(100, "m", cpu=10), *[ask(0, "m", cpu=10)] * 5, ask(0, "m", cpu=1000)]
+LAST_ON_A_STAGE += [ask(100, "m", cpu=10, devices=2), ask(100, "m", cpu=1000)]
+"""Once made room for by a replica that stayed on the device that is set aside."""
+
+
 @given(nodes, st.lists(shapes, min_size=5, max_size=30), st.integers(0, 1))
+@example([node("a", 2), node("b", 3)], LAST_ON_A_STAGE, 1)
 @settings(max_examples=150, deadline=None)
 def test_every_plan_can_be_executed_with_both_places_held_and_is_the_same_from_the_recorded_state(
     sizes: list[NodeSize], wanted: list[Ask], stages: int

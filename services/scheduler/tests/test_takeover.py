@@ -133,7 +133,7 @@ async def test_a_warm_host_that_ray_started_anew_holds_no_gpu_after_a_takeover(c
     warm = placed("warm", node).model_copy(update={"purpose": "warm", "devices": []})
     await cluster.start(warm, node.ray_id, 0.0, "{}")
     reservation = f"{warm.host_id}#0"
-    await cluster._off_loop(lambda: cluster._reserve(reservation, node.ray_id, 0, 0.5), timeout_s=60)
+    await cluster._reserved(reservation, node.ray_id, 0, 0.5)
     (left,) = await Cluster(cluster.address, cluster.host_class).running()
     assert left.host_id == warm.host_id
     assert reservation not in ray.util.list_named_actors()

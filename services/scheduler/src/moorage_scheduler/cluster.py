@@ -132,7 +132,8 @@ class Cluster:
     _known: set[str] = field(default_factory=set)
     """Actors found when taking over, and those started since."""
 
-    async def _off_loop(self, call: Callable[[], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+    async def ask_ray(self, call: Callable[[], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        """Make a call of Ray's own interface, which blocks one of a few threads for that long."""
         try:
             return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, call), timeout_s)
         except RayActorError as error:
@@ -140,13 +141,9 @@ class Cluster:
         except (TimeoutError, GetTimeoutError, RayError, ConnectionError) as error:
             raise ClusterUnreachable(str(error) or "no answer in time") from error
 
-    async def ask_ray(self, call: Callable[[], T], timeout_s: float) -> T:
-        """Make a blocking call of Ray's own interface."""
-        return await self._off_loop(call, timeout_s)
-
     async def connect(self) -> None:
         """Become a driver of the cluster. Raises ClusterUnreachable."""
-        await self._off_loop(self._connect, timeout_s=60.0)
+        await self.ask_ray(self._connect, timeout_s=60.0)
 
     def _connect(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -165,12 +162,12 @@ class Cluster:
     async def close(self) -> None:
         """Leave the cluster; hosts go on."""
         with contextlib.suppress(ClusterUnreachable):
-            await self._off_loop(ray.shutdown)
+            await self.ask_ray(ray.shutdown)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def nodes(self) -> list[RayNode]:
         """The live nodes."""
-        entries = await self._off_loop(ray.nodes, NODES_TIMEOUT_S)
+        entries = await self.ask_ray(ray.nodes, NODES_TIMEOUT_S)
         return [_ray_node(entry, self.left_out) for entry in entries if entry["Alive"]]
 
     async def ensure_groups(self, node: RayNode) -> None:
@@ -187,7 +184,7 @@ class Cluster:
             if bundles and name not in self._groups:
                 self._lead()
                 make = functools.partial(groups.ensure, name, bundles, node.ray_id)
-                self._groups[name] = await self._off_loop(make, timeout_s=groups.GRANT_TIMEOUT_S + 10)
+                self._groups[name] = await self.ask_ray(make, timeout_s=groups.GRANT_TIMEOUT_S + 10)
 
     async def remove_groups_except(self, alive: Collection[str]) -> None:
         """Remove the groups of nodes that are gone, also those that an earlier scheduler made.
@@ -196,7 +193,7 @@ class Cluster:
             alive: Ray's ids of the nodes that stay.
         """
         self._lead()
-        for name in await self._off_loop(functools.partial(groups.remove_except, alive)):
+        for name in await self.ask_ray(functools.partial(groups.remove_except, alive)):
             log.info("groups of a lost node removed", group=name)
             self._groups.pop(name, None)
 
@@ -210,9 +207,8 @@ class Cluster:
         self._known.add(placed.host_id)
         siblings: list[int] = []
         for number, bundle in enumerate(placed.devices[1:], start=1):
-            reserve = functools.partial(self._reserve, f"{placed.host_id}{_RESERVATION}{number}", ray_id, bundle)
-            siblings += await self._off_loop(reserve, timeout_s=60.0)
-        await self._off_loop(functools.partial(self._start, placed, ray_id, gpu_fraction, config_json, siblings))
+            siblings += await self._reserved(f"{placed.host_id}{_RESERVATION}{number}", ray_id, bundle)
+        await self.ask_ray(functools.partial(self._start, placed, ray_id, gpu_fraction, config_json, siblings))
 
     async def assign(self, placed: Placed, ray_id: str, gpu_fraction: float, config_json: str) -> dict[str, Any]:
         """Make a warm host what `placed` says; what it says of itself then. It may be told the same twice.
@@ -226,8 +222,7 @@ class Cluster:
         devices: list[int] = []
         for number, bundle in enumerate(placed.devices):
             name = f"{placed.host_id}{_RESERVATION}{number}"
-            reserve = functools.partial(self._reserve, name, ray_id, bundle, gpu_fraction)
-            devices += await self._off_loop(reserve, timeout_s=60.0)
+            devices += await self._reserved(name, ray_id, bundle, gpu_fraction)
         arguments = (config_json, placed.model_dump_json(), devices)
         identity: dict[str, Any] = await self.call(placed.host_id, "assign", *arguments, timeout_s=60.0)
         return identity
@@ -236,12 +231,16 @@ class Cluster:
         if not self.may_act():
             raise NotLeading("nothing is changed while the lease of the scheduler is not renewed")
 
-    def _reserve(self, name: str, ray_id: str, bundle: int, gpu_fraction: float = 1.0) -> list[int]:
-        self._lead()
-        options = self._options(name, ray_id, bundle, gpu_fraction)
-        actor = ray.remote(Reservation).options(**options, get_if_exists=True).remote()
-        self._handles[name] = actor
-        devices: list[int] = ray.get(actor.devices.remote(), timeout=60.0)
+    async def _reserved(self, name: str, ray_id: str, bundle: int, gpu_fraction: float = 1.0) -> list[int]:
+        """Its devices; made when absent. No thread waits until they are free."""
+
+        def reserve() -> None:
+            self._lead()
+            options = self._options(name, ray_id, bundle, gpu_fraction)
+            self._handles[name] = ray.remote(Reservation).options(**options, get_if_exists=True).remote()
+
+        await self.ask_ray(reserve, timeout_s=60.0)
+        devices: list[int] = await self.call(name, "devices", timeout_s=60.0)
         return devices
 
     def _start(self, placed: Placed, ray_id: str, gpu_fraction: float, config_json: str, siblings: list[int]) -> None:
@@ -272,7 +271,7 @@ class Cluster:
 
         Actors whose node is lost or that do not say so in time, and reservations of no host that has a place, go.
         """
-        names = await self._off_loop(ray.util.list_named_actors)
+        names = await self.ask_ray(ray.util.list_named_actors)
         answers = await self._answers([name for name in names if _RESERVATION not in name])
         found = []
         for name, answer in answers.items():
@@ -285,7 +284,7 @@ class Cluster:
         holders = {placed.host_id for placed in found if placed.purpose != "warm"}
         for name in names:
             if _RESERVATION in name and name.split(_RESERVATION)[0] not in holders:
-                await self._off_loop(functools.partial(self._kill, name))
+                await self.ask_ray(functools.partial(self._kill, name))
         self._known |= leads
         self.found_epoch = max((placed.epoch for placed in found), default=0)
         return found
@@ -309,7 +308,7 @@ class Cluster:
         return Placed.model_validate_json(await self.call(name, "placed", timeout_s=timeout_s))
 
     async def _lost(self) -> set[str]:
-        return await self._off_loop(functools.partial(groups.lost_actors, NAMESPACE))
+        return await self.ask_ray(functools.partial(groups.lost_actors, NAMESPACE))
 
     async def strangers(self) -> dict[str, int]:
         """Actors that were neither found when taking over nor started since, with their epochs.
@@ -317,7 +316,7 @@ class Cluster:
         That of one that is lost with its node, and of a reservation without its lead, is -1. One that does not answer
         is left for the next time.
         """
-        names = set(await self._off_loop(ray.util.list_named_actors))
+        names = set(await self.ask_ray(ray.util.list_named_actors))
         found: dict[str, int] = {}
         lost: set[str] | None = None
         for name in names:
@@ -342,7 +341,7 @@ class Cluster:
             HostRefused: the method raised.
         """
         submit = functools.partial(self._submit, host_id, method, arguments, retries)
-        future = (await self._off_loop(submit)).future()
+        future = (await self.ask_ray(submit)).future()
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
         except RayActorError as error:
@@ -370,13 +369,10 @@ class Cluster:
         One that cannot be removed now is a stranger from here on, which the sweep of strangers removes.
         """
         self._known.discard(host_id)
-        names = await self._off_loop(ray.util.list_named_actors)
+        names = {*await self.ask_ray(ray.util.list_named_actors), *self._handles}
         for name in names:
             if name == host_id or name.startswith(host_id + _RESERVATION):
-                await self._off_loop(functools.partial(self._kill, name))
-        for name in list(self._handles):  # of what was gone already
-            if name == host_id or name.startswith(host_id + _RESERVATION):
-                self._handles.pop(name, None)
+                await self.ask_ray(functools.partial(self._kill, name))
 
     def _kill(self, name: str) -> None:
         self._lead()

@@ -31,3 +31,8 @@ class Crashes:
 
     def forget(self, key: Hashable) -> None:
         self._rows.pop(key, None)
+
+
+def first_line(error: Exception) -> str:
+    """What tenants are told of a fault: what Ray says after it is of the node and whatever else runs there."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -18,7 +18,7 @@ from moorage_common.contracts.endpoints import HeldVersion
 from moorage_common.contracts.model import Contract
 from moorage_scheduler.asking import held_of
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, NotLeading, Placed
-from moorage_scheduler.crashes import CRASHES, POOL_CRASHES, Crashes
+from moorage_scheduler.crashes import CRASHES, POOL_CRASHES, Crashes, first_line
 from moorage_scheduler.listening import closed
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.state import ClusterState, Held
@@ -393,8 +393,3 @@ class Fleet:
                 if lines and lines != host.log_lines:
                     host.log_lines = lines
                     self.on_change(host)
-
-
-def first_line(error: Exception) -> str:
-    """What tenants are told of a fault: what Ray says after it is of the node and whatever else runs there."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -12,7 +12,7 @@ import structlog
 from moorage_common.contracts.desired import Desired, Resources, ValidationResult, ValidationRun
 from moorage_scheduler.asking import held_of
 from moorage_scheduler.cluster import Cluster, ClusterUnreachable, HostGone, HostRefused, Placed, RayNode
-from moorage_scheduler.hosts import first_line
+from moorage_scheduler.crashes import first_line
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.placement.decisions import Place
 from moorage_scheduler.placement.plan import place

@@ -46,10 +46,18 @@ def worked_out(state: ClusterState, ask: Ask, node: int, steps: tuple[Step, ...]
     for step in steps:
         if step.stage is not None:
             draft.add(step.stage.replica, state.held[step.stage.replica])
+            if _oversold(draft, step.stage):
+                return  # another step took what is set aside
     beside = sibling_devices(draft, ask, same_version=True)
     place = place_on(draft, ask.shape, node, beside.get(node, set()))
     if place is not None:
         yield Repair(tuple(moves), place)
+
+
+def _oversold(draft: ClusterState, stage: Stage) -> bool:
+    at = stage.node
+    host = min(draft.free_cpu[at], draft.free_mem[at])
+    return bool(min(host, draft.free_milli[at, stage.device], draft.free_mib[at, stage.device]) < 0)
 
 
 def stepped(draft: ClusterState, replica: str, step: Step) -> Move | None:
