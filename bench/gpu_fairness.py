@@ -18,9 +18,10 @@ import report
 
 from moorage_common.contracts.desired import Resources
 from moorage_common.contracts.keys import GpuShare
+from moorage_scheduler.placement.charges import got_milli
 from moorage_scheduler.placement.decisions import Decision, Place, Preempt, Reclaim
 from moorage_scheduler.placement.plan import place
-from moorage_scheduler.placement.shares import Shares, got_milli
+from moorage_scheduler.placement.shares import Shares
 from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.simulate import fleet
 from moorage_scheduler.simulate.policies import POLICIES

@@ -1,6 +1,8 @@
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -9,10 +11,11 @@ from hypothesis import strategies as st
 from moorage_common.contracts.desired import Resources
 from moorage_common.contracts.keys import GpuShare
 from moorage_scheduler.placement import victims
+from moorage_scheduler.placement.charges import got_milli
 from moorage_scheduler.placement.decisions import Place, Preempt, Reclaim
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.reclaim import preempt, reclaim
-from moorage_scheduler.placement.shares import Admitted, Shares, got_milli, usage_of
+from moorage_scheduler.placement.shares import Shares
 from moorage_scheduler.placement.state import Ask, ClusterState, Held, NodeSize
 from moorage_scheduler.placement.victims import Candidate, Cost, Key, cost_of, key_of
 
@@ -20,8 +23,12 @@ NOW = 100.0
 GRACE_S = 30.0
 
 
+DEVICE_MIB = {"T4": 16_000, "H100": 80_000}
+
+
 def node(name: str, devices: int = 1, cpu: int = 64_000, model: str = "") -> NodeSize:
-    return NodeSize(name=name, devices=devices, cpu_milli=cpu, mem_mib=65_536, gpu_model=model)
+    mib = DEVICE_MIB.get(model, 0)
+    return NodeSize(name=name, devices=devices, cpu_milli=cpu, mem_mib=65_536, gpu_model=model, device_mem_mib=mib)
 
 
 def ask(
@@ -177,6 +184,7 @@ def asks_of(*tenants: str) -> st.SearchStrategy[Ask]:
         devices=st.sampled_from([1, 1, 1, 2]),
         cpu_milli=st.sampled_from([100, 500, 1000]),
         gpu_models=st.sampled_from([[], [], [], ["T4"]]),
+        gpu_mem_mib=st.sampled_from([0, 0, 1000, 12_000, 50_000]),
     )
 
 
@@ -197,6 +205,37 @@ limits = st.builds(
     st.dictionaries(st.just("acme"), st.sampled_from([1000, 3000])),
 )
 minimums = st.fixed_dictionaries({("flood", "m", 1): st.integers(0, 2), ("blue", "n", 1): st.integers(0, 2)})
+
+
+def charged(resources: Resources, model: str, milli: int) -> int:
+    """What a replica is charged, by exact fractions: of a device its time or its memory, whichever is more."""
+    if not resources.gpu_milli:
+        return 0
+    memory = Fraction(resources.gpu_mem_mib, DEVICE_MIB[model])
+    return int(1000 * max(Fraction(milli, 1000), memory)) * resources.devices
+
+
+def room_within(
+    state: ClusterState, shares: Shares, wanted: Ask, model: str, gone: frozenset[str] = frozenset()
+) -> tuple[float, float, float]:
+    """What the tenant's guarantee, that with its borrowing, and its cap leave beyond `wanted` on GPUs of `model`."""
+    entries = shares.tenants.get(wanted.tenant, {})
+    alike = {model} if model in entries else {one for one in DEVICE_MIB if one not in entries}
+    share = entries.get(model) or entries.get("") or GpuShare()
+    counted, everything = 0, 0
+    for name, one in state.held.items():
+        if one.ask.tenant == wanted.tenant and name not in gone:
+            where = state.sizes[state.index[one.node]].gpu_model
+            its = charged(one.ask.resources, where, one.gpu_milli or 0)
+            everything += its
+            counted += its if where in alike and one.ask.scheduling_class == "standard" else 0
+    milli = 1000 if wanted.resources.devices > 1 else wanted.resources.gpu_milli
+    mine = charged(wanted.resources, model, milli)
+    owed = share.guaranteed_milli - counted - mine
+    if wanted.scheduling_class == "scavenger" or not mine:
+        owed = -1
+    most = math.inf if share.borrow_milli is None else share.guaranteed_milli + share.borrow_milli - counted - mine
+    return owed, most, shares.caps.get(wanted.tenant, math.inf) - everything - mine
 
 
 def candidate(state: ClusterState, name: str, rank: int) -> Candidate:
@@ -242,7 +281,6 @@ def cost_of_names(state: ClusterState, names: Iterable[str], ranks: Mapping[str,
 def test_reclaim_finds_victims_whenever_there_are_any_places_the_asker_and_stops_the_cheapest(
     state: ClusterState, wanted: Ask, shares: Shares, least: dict[Key, int]
 ) -> None:
-    usage = usage_of(state)
     classes = shares.classes(state)
     may_go = {
         name: 0
@@ -253,10 +291,8 @@ def test_reclaim_finds_victims_whenever_there_are_any_places_the_asker_and_stops
 
     def allowed(name: str, gone: frozenset[str]) -> bool:
         model = state.sizes[state.index[name]].gpu_model
-        if not shares.within_guarantee(usage, wanted, model):
-            return False
-        rest = {replica: one for replica, one in state.held.items() if replica not in gone}
-        return shares.over_cap(usage_of(ClusterState.of(state.sizes, rest)), wanted, model) == 0
+        owed = room_within(state, shares, wanted, model)[0]
+        return owed >= 0 and room_within(state, shares, wanted, model, gone)[2] >= 0
 
     # one that fits as it is needs nobody; whether it is then placed is not reclaim's to say
     if any(
@@ -296,9 +332,10 @@ def test_preemption_places_the_asker_within_its_share_and_stops_the_cheapest(
     }
 
     def allowed(name: str, gone: frozenset[str]) -> bool:
-        rest = {replica: one for replica, one in state.held.items() if replica not in gone}
-        usage = usage_of(ClusterState.of(state.sizes, rest))
-        return isinstance(shares.admits(usage, wanted, state.sizes[state.index[name]].gpu_model), Admitted)
+        if not wanted.resources.gpu_milli:
+            return True
+        _owed, most, cap = room_within(state, shares, wanted, state.sizes[state.index[name]].gpu_model, gone)
+        return most >= 0 and cap >= 0
 
     if any(
         allowed(size.name, frozenset())

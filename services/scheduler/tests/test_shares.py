@@ -1,22 +1,13 @@
 from collections import Counter
+from fractions import Fraction
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moorage_common.contracts.desired import GpuProfile, Resources
 from moorage_common.contracts.keys import GpuShare, TenantLimits
-from moorage_scheduler.placement.shares import (
-    Admitted,
-    Capacity,
-    Charge,
-    Refused,
-    Shares,
-    Usage,
-    asked,
-    capacity_of,
-    overcommitted,
-    usage_of,
-)
+from moorage_scheduler.placement.charges import Capacity, Charge, Usage, capacity_of, memories_of, usage_of
+from moorage_scheduler.placement.shares import Admitted, Refused, Shares, overcommitted
 from moorage_scheduler.placement.state import Ask, ClusterState, Held, NodeSize
 
 T4S = NodeSize(name="t4", devices=4, cpu_milli=64_000, mem_mib=65_536, gpu_model="T4", device_mem_mib=16_000)
@@ -43,7 +34,7 @@ def test_a_tenant_is_guaranteed_up_to_its_guarantee_borrows_beyond_and_is_refuse
     usage = Usage()
     for _ in range(4):
         seen.append(shares.admits(usage, one, "T4"))
-        usage.add(one, "T4", asked(one, "T4"))
+        usage.add(one, "T4", usage.asked(one, "T4"))
     assert seen[:3] == [Admitted("guaranteed"), Admitted("guaranteed"), Admitted("borrowed")]
     assert isinstance(seen[3], Refused)
     assert "borrow" in seen[3].reason
@@ -99,7 +90,7 @@ def test_scavengers_take_nothing_of_the_guarantee_and_tenants_without_shares_bor
 
 
 def test_a_replica_is_charged_for_what_it_got_and_a_move_for_nothing() -> None:
-    trimmed = Held(ask("acme", 500, elastic_pct=10, cpu_milli=300), "t4", (0,), 450)
+    trimmed = Held(ask("acme", 500, elastic_pct=10, cpu_milli=300, gpu_mem_mib=4000), "t4", (0,), 450)
     profiled = ask("acme", 500, gpu_profiles={"H100": GpuProfile(gpu_milli=100, gpu_mem_mib=900)})
     held = {
         "a": trimmed,
@@ -108,10 +99,46 @@ def test_a_replica_is_charged_for_what_it_got_and_a_move_for_nothing() -> None:
         "c": Held(ask("acme", 0), "t4", ()),
     }
     usage = usage_of(ClusterState.of([T4S, H100S], held), uncharged={"b-moving"})
-    assert usage.standard("acme")["T4"] == Charge(450, 8000, 300, 512)
+    assert usage.standard("acme")["T4"] == Charge(450, 4000, 300, 512)
     assert usage.standard("acme")["H100"] == Charge(100, 900, 250, 512)
     assert usage.standard("acme")[None].gpu_milli == 0
     assert usage.gpu_milli("acme") == 550
+
+
+def test_a_device_whose_memory_is_taken_is_charged_though_little_of_its_time_is() -> None:
+    greedy = ask("acme", 1, gpu_mem_mib=80_000)
+    half = ask("acme", 1, gpu_mem_mib=40_000)
+    held = {"a": Held(greedy, "h100", (0,), 1), "b": Held(half, "h100", (1,), 1)}
+    usage = usage_of(ClusterState.of([T4S, H100S], held))
+    assert usage.standard("acme")["H100"] == Charge(1500, 120_000, 500, 1024)
+    assert usage.gpu_milli("acme") == 1500
+    unknown = NodeSize(name="h100", devices=2, cpu_milli=64_000, mem_mib=65_536, gpu_model="H100")
+    assert usage_of(ClusterState.of([unknown], held)).gpu_milli("acme") == 2, "only time, where memory is not known"
+
+
+def test_what_has_no_place_yet_is_charged_as_where_it_may_go_and_cost_most() -> None:
+    small = NodeSize(name="small", devices=1, cpu_milli=0, mem_mib=0, gpu_model="H100", device_mem_mib=40_000)
+    usage = Usage(memories_of([T4S, H100S, small]))
+    asked = {mib: usage.asked(ask("acme", 100, gpu_mem_mib=mib), "H100").gpu_milli for mib in (0, 20_000, 60_000)}
+    assert asked == {0: 100, 20_000: 500, 60_000: 750}
+    assert usage.asked(ask("acme", 1, gpu_mem_mib=15_000, gpu_models=["T4"]), "T4").gpu_milli == 937
+
+
+def test_neither_cap_nor_guarantee_is_passed_by_asking_for_memory_and_no_time() -> None:
+    limits = [TenantLimits(tenant="acme", gpu_milli=1999, gpu_shares=[GpuShare(guaranteed_milli=4, borrow_milli=1500)])]
+    shares = Shares.of_limits(limits)
+    usage = Usage(memories_of([H100S]))
+    greedy = ask("acme", 1, gpu_mem_mib=80_000)
+    assert shares.admits(usage, greedy, "H100") == Admitted("borrowed")
+    usage.add(greedy, "H100", usage.asked(greedy, "H100"))
+    refused = shares.admits(usage, greedy, "H100")
+    assert isinstance(refused, Refused)
+    assert "lower gpu_mem_mib" in refused.reason
+    bounded = shares.admits(usage, ask("acme", 1, gpu_mem_mib=48_000), "H100")
+    assert isinstance(bounded, Refused)
+    assert "borrow 1500" in bounded.reason
+    held = {"r": Held(greedy, "h100", (0,), 1)}
+    assert shares.classes(ClusterState.of([H100S], held)) == {"r": "borrowed"}
 
 
 def test_the_guarantee_covers_higher_priorities_first_and_then_the_oldest() -> None:
@@ -190,9 +217,21 @@ some_asks = st.lists(
         priority=st.sampled_from([10, 50, 90]),
         scavenger=st.booleans(),
         devices=st.sampled_from([1, 1, 2]),
+        gpu_mem_mib=st.sampled_from([0, 0, 1000, 5000, 16_000]),
     ),
     max_size=20,
 )
+
+
+def counted_anew(held: Held) -> int:
+    """What a replica on T4S is charged: by exact fractions, of its time or its memory, whichever is more."""
+    resources = held.ask.resources
+    if not held.devices:
+        return 0
+    milli = 1000 if resources.devices > 1 else resources.gpu_milli
+    time = Fraction(milli, 1000)
+    memory = Fraction(resources.gpu_mem_mib, 16_000) if resources.gpu_mem_mib else time
+    return int(1000 * max(time, memory)) * len(held.devices)
 
 
 @given(shares_of, some_asks, some_asks)
@@ -203,7 +242,7 @@ def test_every_ask_is_in_the_order_once_and_nothing_owed_stands_behind_what_is_n
     shares = Shares.of(limits)
     usage = Usage()
     for one in running:
-        usage.add(one, "T4", asked(one, "T4"))
+        usage.add(one, "T4", usage.asked(one, "T4"))
     positions = shares.order_of(waiting, usage, CAPACITY)
     assert sorted(positions) == list(range(len(waiting)))
     granted = usage.copy()
@@ -212,7 +251,7 @@ def test_every_ask_is_in_the_order_once_and_nothing_owed_stands_behind_what_is_n
         models = [model for model in CAPACITY.gpus if shares.within_guarantee(granted, waiting[i], model)]
         served_as.append(bool(models))
         if models:
-            granted.add(waiting[i], models[0], asked(waiting[i], models[0]))
+            granted.add(waiting[i], models[0], granted.asked(waiting[i], models[0]))
     assert served_as == sorted(served_as, reverse=True)
 
 
@@ -248,9 +287,9 @@ def test_what_is_guaranteed_of_what_runs_is_never_more_than_the_guarantee_and_al
     for tenant in ("a", "b", "c"):
         mine = {i: h for i, h in held.items() if h.ask.tenant == tenant and found[i] != "scavenger" and h.gpu_milli}
         guaranteed = shares.share(tenant, "T4").guaranteed_milli
-        covered = sum(h.gpu_milli * len(h.devices) for i, h in mine.items() if found[i] == "guaranteed")
+        covered = sum(counted_anew(h) for i, h in mine.items() if found[i] == "guaranteed")
         assert covered <= guaranteed
-        if sum(h.gpu_milli * len(h.devices) for h in mine.values()) <= guaranteed:
+        if sum(map(counted_anew, mine.values())) <= guaranteed:
             assert all(found[i] == "guaranteed" for i in mine)
 
 

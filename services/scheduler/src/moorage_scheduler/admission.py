@@ -12,10 +12,11 @@ from moorage_scheduler.asking import ask_of
 from moorage_scheduler.hosts import Fleet, VersionKey
 from moorage_scheduler.journal import Journal, why
 from moorage_scheduler.moves import Mover
+from moorage_scheduler.placement.charges import Usage, capacity_of, usage_of
 from moorage_scheduler.placement.deciding import Grounds, decide
 from moorage_scheduler.placement.decisions import Place, Preempt, Queue, Reclaim, Repair
 from moorage_scheduler.placement.plan import place
-from moorage_scheduler.placement.shares import Shares, Usage, capacity_of, usage_of
+from moorage_scheduler.placement.shares import Shares
 from moorage_scheduler.placement.state import Ask
 from moorage_scheduler.placing import Placing
 from moorage_scheduler.pools import POOL_MODEL

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable, Mapping
 from moorage_common.contracts.answers import Shares as SharesView
 from moorage_common.contracts.answers import ShareView, TenantShares
 from moorage_common.contracts.keys import GpuShare, TenantLimits
-from moorage_scheduler.placement.shares import Overcommitted, Shares, capacity_of, got_milli, overcommitted
+from moorage_scheduler.placement.charges import capacity_of, charge_of
+from moorage_scheduler.placement.shares import Overcommitted, Shares, overcommitted
 from moorage_scheduler.placement.state import Ask, ClusterState
 
 Held = Mapping[tuple[str, str, str], int]
-"""GPU milli by tenant, entry of its queue tree ("" for models without one) and class."""
+"""GPU milli charged, by tenant, entry of its queue tree ("" for models without one) and class."""
 
 
 def shares_view(
@@ -42,7 +43,7 @@ def _held(state: ClusterState, shares: Shares) -> dict[tuple[str, str, str], int
         if at is not None and one.devices:
             size = state.sizes[at]
             entry = shares.bucket(one.ask.tenant, size.gpu_model)
-            held[one.ask.tenant, entry, kind] += got_milli(one, size)
+            held[one.ask.tenant, entry, kind] += charge_of(one, size).gpu_milli
     return dict(held)
 
 

@@ -6,11 +6,12 @@ from functools import cached_property
 from typing import Any
 
 from moorage_common.contracts.keys import GpuShare
+from moorage_scheduler.placement.charges import Usage, usage_of
 from moorage_scheduler.placement.decisions import Decision, Place, Preempt, Queue, Reclaim
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.reclaim import preempt, reclaim
 from moorage_scheduler.placement.repair import repair
-from moorage_scheduler.placement.shares import Refused, Shares, Usage, usage_of
+from moorage_scheduler.placement.shares import Refused, Shares
 from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.placement.victims import Key
 

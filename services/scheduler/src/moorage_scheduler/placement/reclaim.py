@@ -11,9 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from moorage_scheduler.placement.charges import Usage, charge_of, got_milli, usage_of
 from moorage_scheduler.placement.decisions import Place, Preempt, Reclaim
 from moorage_scheduler.placement.plan import place
-from moorage_scheduler.placement.shares import Shares, Usage, asked, got_milli, usage_of
+from moorage_scheduler.placement.shares import Shares
 from moorage_scheduler.placement.staging import NOBODY
 from moorage_scheduler.placement.state import DEVICE_MILLI, Ask, ClusterState, Held, NodeSize
 from moorage_scheduler.placement.victims import Amounts, Candidate, Key, Search, Slack, key_of
@@ -172,7 +173,7 @@ class _Ground:
             self.ask.resources.host_mem_mib - size.mem_mib + sum(one.ask.resources.host_mem_mib for _, one in held),
         )
         quota = (0, 0)
-        if asked(self.ask, model).gpu_milli:
+        if self.ask.device_milli(size):
             quota = (
                 self.shares.over_cap(self.usage, self.ask, model),
                 self.shares.over_share(self.usage, self.ask, model),
@@ -226,7 +227,7 @@ class _Ground:
         near = held.node == size.name
         on_device = near and any(device in held.devices for device in shared)
         where = self.state.sizes[self.state.index[held.node]]
-        milli = got_milli(held, where)
+        milli, charged = got_milli(held, where), charge_of(held, where).gpu_milli
         own = held.ask.tenant == self.ask.tenant
         bucket = self.shares.bucket
         counted = held.ask.scheduling_class != "scavenger" and bucket(self.ask.tenant, where.gpu_model) == bucket(
@@ -237,8 +238,8 @@ class _Ground:
             held.ask.device_mib(size) if on_device else 0,
             held.ask.resources.cpu_milli if near else 0,
             held.ask.resources.host_mem_mib if near else 0,
-            milli if own else 0,
-            milli if own and counted else 0,
+            charged if own else 0,
+            charged if own and counted else 0,
         )
         return Candidate(replica, held, gives, milli, self.ready(replica), ranks[replica])
 

@@ -2,36 +2,23 @@
 
 A tenant's replicas are *guaranteed* up to its guarantee on a GPU model, *borrowed* beyond it, or *scavengers* by their
 own wish. Guarantees hold unconditionally; what is beyond them goes by weighted dominant resource fairness (Ghodsi et
-al., NSDI 2011) over GPU milli and device memory of each model, CPU and memory. A replica is charged for what it really
-got, and a move for nothing: the second place of a replica that moves is left out of the usage.
+al., NSDI 2011) over GPU milli and device memory of each model, CPU and memory. `charges` says what a replica counts.
 """
 
-import functools
 import heapq
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from moorage_common.contracts.keys import GpuShare, TenantLimits
-from moorage_scheduler.placement.state import DEVICE_MILLI, Ask, ClusterState, Held, NodeSize
+from moorage_scheduler.placement.charges import Capacity, Charge, Usage, charge_of
+from moorage_scheduler.placement.state import Ask, ClusterState, NodeSize
 
 GRACE_S = 30.0
 Class = Literal["guaranteed", "borrowed", "scavenger"]
 NO_SHARE = GpuShare()
 """Of a tenant that no limits are known of: it borrows alone."""
-
-
-class Charge(NamedTuple):
-    """What a replica holds: thousandths of GPU devices, MiB of their memory, CPU milli, MiB of host memory."""
-
-    gpu_milli: int = 0
-    gpu_mib: int = 0
-    cpu_milli: int = 0
-    mem_mib: int = 0
-
-    def plus(self, other: "Charge", sign: int = 1) -> "Charge":
-        return Charge(*(mine + sign * its for mine, its in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -46,104 +33,6 @@ class Refused:
     """The tenant may not take it now, whatever is free. `reason` says what would change that."""
 
     reason: str
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a cluster has in all; GPUs as (milli, MiB) by model."""
-
-    gpus: Mapping[str, tuple[int, int]]
-    cpu_milli: int
-    mem_mib: int
-
-
-def got_milli(held: Held, size: NodeSize) -> int:
-    """GPU milli that `held` got on a node of `size`, over all its devices."""
-    each = held.ask.device_milli(size) if held.gpu_milli is None else held.gpu_milli
-    return each * len(held.devices)
-
-
-def charge_of(held: Held, size: NodeSize) -> Charge:
-    """What `held` really got on a node of `size`."""
-    return Charge(
-        got_milli(held, size),
-        held.ask.device_mib(size) * len(held.devices),
-        held.ask.resources.cpu_milli,
-        held.ask.resources.host_mem_mib,
-    )
-
-
-def asked(ask: Ask, model: str) -> Charge:
-    """What `ask` would take of GPUs of `model`; their memory only where the ask names it."""
-    milli, mib = ask.shape.demand.on(_somewhere(model))
-    devices = ask.shape.demand.devices
-    return Charge(milli * devices, mib * devices, ask.shape.cpu_milli, ask.shape.mem_mib)
-
-
-@functools.cache
-def _somewhere(model: str) -> NodeSize:
-    return NodeSize("", 0, 0, 0, model)
-
-
-class Usage:
-    """What every tenant holds by GPU model (None: without a GPU); standard replicas apart from scavengers."""
-
-    def __init__(self) -> None:
-        self._standard: dict[str, dict[str | None, Charge]] = defaultdict(dict)
-        self._scavenger: dict[str, dict[str | None, Charge]] = defaultdict(dict)
-
-    def add(self, ask: Ask, model: str | None, charge: Charge, sign: int = 1) -> None:
-        """Charge the tenant of `ask`; with `sign` -1, take the charge back."""
-        kept = self._scavenger if ask.scheduling_class == "scavenger" else self._standard
-        mine = kept[ask.tenant]
-        key = model if charge.gpu_milli else None
-        mine[key] = mine.get(key, Charge()).plus(charge, sign)
-
-    def hold(self, held: Held, size: NodeSize, sign: int = 1) -> None:
-        self.add(held.ask, size.gpu_model, charge_of(held, size), sign)
-
-    def standard(self, tenant: str) -> Mapping[str | None, Charge]:
-        return self._standard.get(tenant, {})
-
-    def scavenger(self, tenant: str) -> Mapping[str | None, Charge]:
-        return self._scavenger.get(tenant, {})
-
-    def gpu_milli(self, tenant: str) -> int:
-        """Everything the tenant holds, scavengers too."""
-        both = (self.standard(tenant), self.scavenger(tenant))
-        return sum(charge.gpu_milli for kept in both for charge in kept.values())
-
-    def tenants(self) -> set[str]:
-        return set(self._standard) | set(self._scavenger)
-
-    def copy(self) -> "Usage":
-        other = Usage()
-        for tenant, mine in self._standard.items():
-            other._standard[tenant] = dict(mine)
-        for tenant, mine in self._scavenger.items():
-            other._scavenger[tenant] = dict(mine)
-        return other
-
-
-def usage_of(state: ClusterState, uncharged: Container[str] = ()) -> Usage:
-    """The usage of all that `state` holds, but for the replicas `uncharged`: second places of replicas that move."""
-    usage = Usage()
-    for replica, held in state.held.items():
-        at = state.index.get(held.node)
-        if at is not None and replica not in uncharged:
-            usage.hold(held, state.sizes[at])
-    return usage
-
-
-def capacity_of(sizes: Iterable[NodeSize]) -> Capacity:
-    gpus: dict[str, tuple[int, int]] = {}
-    cpu = mem = 0
-    for size in sizes:
-        cpu, mem = cpu + size.cpu_milli, mem + size.mem_mib
-        if size.devices:
-            milli, mib = gpus.get(size.gpu_model, (0, 0))
-            gpus[size.gpu_model] = (milli + DEVICE_MILLI * size.devices, mib + size.device_mem_mib * size.devices)
-    return Capacity(gpus, cpu, mem)
 
 
 @dataclass(frozen=True)
@@ -185,39 +74,40 @@ class Shares:
     def over_cap(self, usage: Usage, ask: Ask, model: str) -> int:
         """GPU milli by which `ask` would pass its tenant's hard cap."""
         cap = self.caps.get(ask.tenant)
-        return 0 if cap is None else max(0, usage.gpu_milli(ask.tenant) + asked(ask, model).gpu_milli - cap)
+        return 0 if cap is None else max(0, usage.gpu_milli(ask.tenant) + usage.asked(ask, model).gpu_milli - cap)
 
     def over_share(self, usage: Usage, ask: Ask, model: str) -> int:
         """GPU milli by which `ask` would pass guarantee and borrowing together."""
         share = self.share(ask.tenant, model)
         if share.borrow_milli is None or ask.scheduling_class == "scavenger":
             return 0
-        after = self.used(usage, ask.tenant, model) + asked(ask, model).gpu_milli
+        after = self.used(usage, ask.tenant, model) + usage.asked(ask, model).gpu_milli
         return max(0, after - share.guaranteed_milli - share.borrow_milli)
 
     def within_guarantee(self, usage: Usage, ask: Ask, model: str) -> bool:
         """Whether the tenant's guarantee is owed to `ask` on `model`. Nothing is guaranteed without a GPU."""
-        milli = asked(ask, model).gpu_milli
+        milli = usage.asked(ask, model).gpu_milli
         if ask.scheduling_class == "scavenger" or milli == 0:
             return False
         return self.used(usage, ask.tenant, model) + milli <= self.share(ask.tenant, model).guaranteed_milli
 
     def admits(self, usage: Usage, ask: Ask, model: str) -> Admitted | Refused:
         """Whether the tenant may have `ask` on a node of GPU `model`, and as what."""
-        if asked(ask, model).gpu_milli and (over := self.over_cap(usage, ask, model)):
+        if usage.asked(ask, model).gpu_milli and (over := self.over_cap(usage, ask, model)):
             return Refused(
                 f"tenant {ask.tenant} may hold {self.caps[ask.tenant]} GPU milli and would pass that by {over}; "
-                "stop a replica or raise its gpu_milli"
+                f"lower {_lower(usage, ask, model)}, stop a replica, or have the operator raise the tenant's gpu_milli"
             )
         if ask.scheduling_class == "scavenger":
             return Admitted("scavenger")
         if self.within_guarantee(usage, ask, model):
             return Admitted("guaranteed")
-        if asked(ask, model).gpu_milli and (over := self.over_share(usage, ask, model)):
+        if usage.asked(ask, model).gpu_milli and (over := self.over_share(usage, ask, model)):
             share = self.share(ask.tenant, model)
             return Refused(
                 f"tenant {ask.tenant} may hold {share.guaranteed_milli} GPU milli of {model or 'GPUs'} and borrow "
-                f"{share.borrow_milli}, and would pass that by {over}; stop a replica or raise its borrow_milli"
+                f"{share.borrow_milli}, and would pass that by {over}; lower {_lower(usage, ask, model)}, stop a "
+                "replica, or have the operator raise the tenant's borrow_milli"
             )
         return Admitted("borrowed")
 
@@ -253,7 +143,7 @@ class Shares:
             if one.ask.scheduling_class == "scavenger":
                 found[replica] = "scavenger"
                 continue
-            model, milli = state.sizes[at].gpu_model, got_milli(one, state.sizes[at])
+            model, milli = state.sizes[at].gpu_model, charge_of(one, state.sizes[at]).gpu_milli
             key = (one.ask.tenant, self.bucket(one.ask.tenant, model))
             rest = left.setdefault(key, self.share(one.ask.tenant, model).guaranteed_milli)
             covered = 0 < milli <= rest
@@ -308,7 +198,7 @@ class Shares:
                 continue
             models = [model for model in _models(ask, capacity) if self.within_guarantee(expected, ask, model)]
             if models:
-                expected.add(ask, models[0], asked(ask, models[0]))
+                expected.add(ask, models[0], expected.asked(ask, models[0]))
                 owed[ask.tenant].append((index, models[0]))
             else:
                 rest[ask.tenant].append((index, None))
@@ -330,7 +220,7 @@ class Shares:
             model = lines[tenant][position][1]
             if model is None:
                 model = self._cheapest(asks[index], account, capacity)
-            account.add(asks[index], model, asked(asks[index], model))
+            account.add(asks[index], model, account.asked(asks[index], model))
             if position + 1 < len(lines[tenant]):
                 share = self.dominant(account, tenant, capacity, scavenger=scavenger)
                 heapq.heappush(heads, (share, lines[tenant][position + 1][0], tenant, position + 1))
@@ -340,7 +230,7 @@ class Shares:
         models = _models(ask, capacity)
         if not models:
             return ""
-        return min(models, key=lambda model: _part(asked(ask, model).gpu_milli, capacity.gpus[model][0]))
+        return min(models, key=lambda model: _part(account.asked(ask, model).gpu_milli, capacity.gpus[model][0]))
 
 
 class _Lines(defaultdict[str, list[tuple[int, str | None]]]):
@@ -348,6 +238,14 @@ class _Lines(defaultdict[str, list[tuple[int, str | None]]]):
 
     def __init__(self) -> None:
         super().__init__(list)
+
+
+def _lower(usage: Usage, ask: Ask, model: str) -> str:
+    """The field of `ask` that decides what it is charged."""
+    by_time = ask.shape.demand.on(NodeSize("", 0, 0, 0, model))[0] * ask.shape.demand.devices
+    if usage.asked(ask, model).gpu_milli > by_time:
+        return "gpu_mem_mib (it counts as its part of a device's memory)"
+    return "gpu_milli"
 
 
 def _kept_to(ask: Ask, models: list[str]) -> Ask:

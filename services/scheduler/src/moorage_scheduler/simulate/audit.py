@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from moorage_scheduler.placement.shares import got_milli
+from moorage_scheduler.placement.charges import got_milli
 from moorage_scheduler.placement.staging import NOBODY
 from moorage_scheduler.placement.state import DEVICE_MILLI, ClusterState, Held
 

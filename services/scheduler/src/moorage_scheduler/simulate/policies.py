@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from moorage_scheduler.placement.charges import Usage
 from moorage_scheduler.placement.decisions import Decision, Place, Queue
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.reclaim import preempt, reclaim
 from moorage_scheduler.placement.repair import repair
 from moorage_scheduler.placement.scores import Policy as Score
-from moorage_scheduler.placement.shares import Refused, Shares, Usage
+from moorage_scheduler.placement.shares import Refused, Shares
 from moorage_scheduler.placement.state import Ask, ClusterState
 from moorage_scheduler.placement.victims import Key
 

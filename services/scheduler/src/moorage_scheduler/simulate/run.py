@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from moorage_scheduler.placement.charges import Usage, capacity_of, got_milli, memories_of
 from moorage_scheduler.placement.decisions import Decision, Move, Place, Preempt, Reclaim, Repair
 from moorage_scheduler.placement.moves import moved
-from moorage_scheduler.placement.shares import Shares, asked, capacity_of, got_milli
+from moorage_scheduler.placement.shares import Shares
 from moorage_scheduler.placement.staging import ONE_IN, set_aside
 from moorage_scheduler.placement.state import DEVICE_MILLI, Ask, ClusterState, Held, NodeSize
 from moorage_scheduler.simulate.audit import audit
@@ -88,7 +89,7 @@ class Run:
         self._state = ClusterState.of(setup.sizes, {})
         if setup.policy.repairs:
             set_aside(self._state, sum(size.devices for size in setup.sizes) // ONE_IN)
-        self._fairness = Fairness(setup.shares, least=setup.trace.least)
+        self._fairness = Fairness(setup.shares, Usage(memories_of(setup.sizes)), setup.trace.least)
         self._clock: Clock[Due | NodeDue] = Clock()
         self._record = Record(setup.counted_from_s, setup.sample_s)
         self._running: dict[str, Life] = {}
@@ -163,7 +164,7 @@ class Run:
         usage = self._fairness.usage.copy() if self._waiting else self._fairness.usage
         for life in self._waiting.values():
             if life.owed and life.job.ask.tenant == ask.tenant:
-                usage.add(life.job.ask, models[-1], asked(life.job.ask, models[-1]))
+                usage.add(life.job.ask, models[-1], usage.asked(life.job.ask, models[-1]))
         return any(shares.within_guarantee(usage, ask, model) for model in models)
 
     def _kind(self, ask: Ask) -> Kind:
