@@ -1,29 +1,22 @@
-import itertools
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from fractions import Fraction
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reclaim_oracle import DEVICE_MIB, cheapest_by_trying_all, cost_of_names, room_within
 
 from moorage_common.contracts.desired import Resources
 from moorage_common.contracts.keys import GpuShare
 from moorage_scheduler.placement import victims
-from moorage_scheduler.placement.charges import got_milli
 from moorage_scheduler.placement.decisions import Place, Preempt, Reclaim
 from moorage_scheduler.placement.plan import place
 from moorage_scheduler.placement.reclaim import preempt, reclaim
 from moorage_scheduler.placement.shares import Shares
 from moorage_scheduler.placement.state import Ask, ClusterState, Held, NodeSize
-from moorage_scheduler.placement.victims import Candidate, Cost, Key, cost_of, key_of
+from moorage_scheduler.placement.victims import Key
 
 NOW = 100.0
 GRACE_S = 30.0
-
-
-DEVICE_MIB = {"T4": 16_000, "H100": 80_000}
 
 
 def node(name: str, devices: int = 1, cpu: int = 64_000, model: str = "") -> NodeSize:
@@ -94,7 +87,7 @@ def test_a_scavenger_goes_before_any_borrower() -> None:
     assert found == Reclaim(("a", "b"), Place("n", (1,), 500))
 
 
-def test_a_version_never_goes_under_its_minimum_of_replicas_nor_of_ready_ones() -> None:
+def test_a_version_keeps_its_minimum_of_replicas_and_of_ready_ones_while_others_can_go() -> None:
     running = {name: held(ask("flood", 1000), [i], since=i) for i, name in enumerate("abc")}
     state = ClusterState.of([node("n", 3)], running)
     wanted, shares = ask("acme", 500, devices=2), guaranteeing(acme=2000)
@@ -102,10 +95,57 @@ def test_a_version_never_goes_under_its_minimum_of_replicas_nor_of_ready_ones() 
     found = reclaim(state, wanted, shares, NOW, least=least)
     assert found is not None
     assert found.victims == ("c", "b")
-    assert reclaim(state, wanted, shares, NOW, least=lambda _: 2) is None
     still_ready = reclaim(state, ask("acme", 1000), shares, NOW, ready=lambda replica: replica == "c", least=least)
     assert still_ready is not None
     assert still_ready.victims == ("b",), "the only one that answers stays"
+    running["d"] = held(ask("late", 500, "k"), [0], name="o", since=1.0)
+    running["e"] = held(ask("late", 500, "l"), [0], name="o", since=1.0)
+    state = ClusterState.of([node("n", 3), node("o")], running)
+    kept = reclaim(state, ask("acme", 1000), shares, NOW, least=lambda key: 3 if key[1] == "m" else 0)
+    assert kept is not None
+    assert set(kept.victims) == {"d", "e"}, "rather two than one of a minimum"
+
+
+def test_no_minimum_keeps_a_borrower_from_what_another_is_guaranteed() -> None:
+    running = {name: held(ask("flood", 1000), [i], since=i) for i, name in enumerate("abcd")}
+    state = ClusterState.of([node("n", 4)], running)
+    shares = guaranteeing(acme=4000)
+    for count, gone in ((1, ("d",)), (3, ("d", "c", "b")), (4, ("d", "c", "b", "a"))):
+        found = reclaim(state, ask("acme", 1000, devices=count), shares, NOW, least=lambda _: 4)
+        assert found is not None
+        assert found.victims == gone
+    assert preempt(state, ask("flood", 1000, "k", priority=90), shares, NOW, least=lambda _: 4) is None
+
+
+def test_what_a_borrower_is_guaranteed_itself_stays_of_its_minimum() -> None:
+    running = {name: held(ask("flood", 1000), [i], since=i) for i, name in enumerate("abc")}
+    state = ClusterState.of([node("n", 3)], running)
+    shares = guaranteeing(acme=3000, flood=1000)
+    found = reclaim(state, ask("acme", 1000, devices=2), shares, NOW, least=lambda _: 3)
+    assert found is not None
+    assert found.victims == ("c", "b")
+    assert reclaim(state, ask("acme", 1000, devices=3), shares, NOW, least=lambda _: 3) is None
+
+
+def test_of_equal_sets_that_goes_which_takes_the_fewest_of_a_minimum() -> None:
+    running = {
+        "kept": held(ask("flood", 1000), [0], since=9.0),
+        "kept-too": held(ask("flood", 1000), [1], since=9.0),
+        "free": held(ask("flood", 500, "k"), [2], since=1.0),
+        "least": held(ask("flood", 500, "l"), [2], since=1.0),
+    }
+    state = ClusterState.of([node("n", 3)], running)
+    least = {("flood", "m", 1): 2, ("flood", "l", 1): 1}
+    wanted = ask("acme", 1000, devices=2)
+    found = reclaim(state, wanted, guaranteeing(acme=2000), NOW, least=lambda key: least.get(key, 0))
+    assert found is not None
+    assert found.victims == ("kept", "kept-too"), "two of a minimum are fewer than three replicas"
+    del running["least"]
+    running["free"] = held(ask("flood", 1000, "k"), [2], since=1.0)
+    state = ClusterState.of([node("n", 3)], running)
+    found = reclaim(state, wanted, guaranteeing(acme=2000), NOW, least=lambda key: least.get(key, 0))
+    assert found is not None
+    assert set(found.victims) & {"free"}
 
 
 def test_what_is_short_of_cpu_is_reclaimed_too_and_no_more_than_is_short() -> None:
@@ -207,75 +247,6 @@ limits = st.builds(
 minimums = st.fixed_dictionaries({("flood", "m", 1): st.integers(0, 2), ("blue", "n", 1): st.integers(0, 2)})
 
 
-def charged(resources: Resources, model: str, milli: int) -> int:
-    """What a replica is charged, by exact fractions: of a device its time or its memory, whichever is more."""
-    if not resources.gpu_milli:
-        return 0
-    memory = Fraction(resources.gpu_mem_mib, DEVICE_MIB[model])
-    return int(1000 * max(Fraction(milli, 1000), memory)) * resources.devices
-
-
-def room_within(
-    state: ClusterState, shares: Shares, wanted: Ask, model: str, gone: frozenset[str] = frozenset()
-) -> tuple[float, float, float]:
-    """What the tenant's guarantee, that with its borrowing, and its cap leave beyond `wanted` on GPUs of `model`."""
-    entries = shares.tenants.get(wanted.tenant, {})
-    alike = {model} if model in entries else {one for one in DEVICE_MIB if one not in entries}
-    share = entries.get(model) or entries.get("") or GpuShare()
-    counted, everything = 0, 0
-    for name, one in state.held.items():
-        if one.ask.tenant == wanted.tenant and name not in gone:
-            where = state.sizes[state.index[one.node]].gpu_model
-            its = charged(one.ask.resources, where, one.gpu_milli or 0)
-            everything += its
-            counted += its if where in alike and one.ask.scheduling_class == "standard" else 0
-    milli = 1000 if wanted.resources.devices > 1 else wanted.resources.gpu_milli
-    mine = charged(wanted.resources, model, milli)
-    owed = share.guaranteed_milli - counted - mine
-    if wanted.scheduling_class == "scavenger" or not mine:
-        owed = -1
-    most = math.inf if share.borrow_milli is None else share.guaranteed_milli + share.borrow_milli - counted - mine
-    return owed, most, shares.caps.get(wanted.tenant, math.inf) - everything - mine
-
-
-def candidate(state: ClusterState, name: str, rank: int) -> Candidate:
-    one = state.held[name]
-    return Candidate(name, one, (), got_milli(one, state.sizes[state.index[one.node]]), priority=rank)
-
-
-def cheapest_by_trying_all(
-    state: ClusterState,
-    wanted: Ask,
-    may_go: Mapping[str, int],
-    least: Mapping[Key, int],
-    allowed: Callable[[str, frozenset[str]], bool],
-) -> Cost | None:
-    """The cost of the cheapest of all sets of `may_go` whose going makes `wanted` fit on an allowed node."""
-    everyone = [candidate(state, name, rank) for name, rank in may_go.items()]
-    standing = Counter(key_of(one) for one in state.held.values() if one.ask.scheduling_class != "scavenger")
-    best: Cost | None = None
-    for size in range(1, len(everyone) + 1):
-        for gone in itertools.combinations(everyone, size):
-            cost = cost_of(gone)
-            going = Counter(one.key for one in gone if not one.scavenger)
-            if (best is not None and cost >= best) or any(
-                least.get(key, 0) and standing[key] - count < least[key] for key, count in going.items()
-            ):
-                continue
-            names = frozenset(one.replica for one in gone)
-            rest = {name: one for name, one in state.held.items() if name not in names}
-            for node_size in state.sizes:
-                if allowed(node_size.name, names):
-                    here = {name: one for name, one in rest.items() if one.node == node_size.name}
-                    if isinstance(place(ClusterState.of([node_size], here), wanted), Place):
-                        best = cost
-    return best
-
-
-def cost_of_names(state: ClusterState, names: Iterable[str], ranks: Mapping[str, int]) -> Cost:
-    return cost_of([candidate(state, name, ranks[name]) for name in names])
-
-
 @given(crowded(asks_of("acme", "blue", "blue", "flood", "flood")), asks_of("acme"), limits, minimums)
 @settings(max_examples=300, deadline=None)
 def test_reclaim_finds_victims_whenever_there_are_any_places_the_asker_and_stops_the_cheapest(
@@ -304,8 +275,10 @@ def test_reclaim_finds_victims_whenever_there_are_any_places_the_asker_and_stops
     ):
         return
     expected = cheapest_by_trying_all(state, wanted, may_go, least, allowed)
+    if expected is None:
+        expected = cheapest_by_trying_all(state, wanted, may_go, least, allowed, binding=False)
     found = reclaim(state, wanted, shares, NOW, least=lambda key: least.get(key, 0))
-    assert (None if found is None else cost_of_names(state, found.victims, may_go)) == expected
+    assert (None if found is None else cost_of_names(state, found.victims, may_go, least)) == expected
     if found is not None:
         for victim in found.victims:
             state.remove(victim)
@@ -347,7 +320,7 @@ def test_preemption_places_the_asker_within_its_share_and_stops_the_cheapest(
         return
     expected = cheapest_by_trying_all(state, wanted, may_go, least, allowed)
     found = preempt(state, wanted, shares, NOW, least=lambda key: least.get(key, 0))
-    assert (None if found is None else cost_of_names(state, found.victims, may_go)) == expected
+    assert (None if found is None else cost_of_names(state, found.victims, may_go, least)) == expected
 
 
 @pytest.mark.parametrize("steps", [0, 3])

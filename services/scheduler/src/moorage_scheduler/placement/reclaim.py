@@ -9,7 +9,7 @@ import functools
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moorage_scheduler.placement.charges import Usage, charge_of, got_milli, usage_of
 from moorage_scheduler.placement.decisions import Place, Preempt, Reclaim
@@ -46,10 +46,13 @@ def reclaim(
     """Whom to stop for `ask`, to whom its tenant's guarantee is owed: scavengers, and replicas that others borrowed
     at least the grace ago. None where no guarantee is owed or nothing that may go would make it fit.
 
+    A version keeps its minimum as long as others can go. Where that is not enough, what it borrowed of its minimum goes
+    too: a guarantee holds whatever borrowers wish for.
+
     Args:
         now: the moment, in the clock of `Held.since`.
         ready: whether a replica answers, so that it counts for its version's minimum.
-        least: a version's minimum of replicas; standard ones never go under it, scavengers have none.
+        least: a version's minimum of replicas; scavengers have none.
         usage: of `state`, where the caller keeps it.
         spare: replicas that are not to go: those that move or leave already.
     """
@@ -66,7 +69,11 @@ def reclaim(
         borrowed_long = its_class == "borrowed" and now - held.since >= shares.grace_s
         return 0 if borrowed_long else None
 
-    found = _Ground(state, ask, shares, usage, spare, may_go, ready, least).cheapest(models)
+    ground = _Ground(state, ask, shares, usage, spare, may_go, ready)
+    slack = _slack(state, ready, least)
+    found = ground.cheapest(models, slack)
+    if found is None and slack.all:
+        found = ground.cheapest(models, replace(slack, binding=False))
     return None if found is None else Reclaim(*found)
 
 
@@ -82,7 +89,8 @@ def preempt(
     spare: Container[str] = _NOTHING,
 ) -> Preempt | None:
     """Whom to stop for `ask` where nothing is owed: scavengers, then lower priorities of its own tenant, which may also
-    stand anywhere else if it is the tenant's cap or borrowing that is short. Arguments as for `reclaim`.
+    stand anywhere else if it is the tenant's cap or borrowing that is short. None goes under its version's minimum.
+    Arguments as for `reclaim`.
     """
     if ask.scheduling_class == "scavenger":
         return None
@@ -95,7 +103,8 @@ def preempt(
         return held.ask.priority if lower else None
 
     models = {size.gpu_model for size in state.sizes}
-    found = _Ground(state, ask, shares, usage, spare, may_go, ready, least).cheapest(models)
+    ground = _Ground(state, ask, shares, usage, spare, may_go, ready)
+    found = ground.cheapest(models, _slack(state, ready, least))
     return None if found is None else Preempt(*found)
 
 
@@ -121,9 +130,8 @@ class _Ground:
     spare: Container[str]
     may_go: Callable[[str, Held], int | None]
     ready: Ready
-    least: Least
 
-    def cheapest(self, models: Container[str]) -> tuple[tuple[str, ...], Place] | None:
+    def cheapest(self, models: Container[str], slack: Slack) -> tuple[tuple[str, ...], Place] | None:
         """The cheapest victims over the nodes of these GPU models, and the place they make."""
         ranks = {
             replica: rank
@@ -140,7 +148,7 @@ class _Ground:
         for replica, held in self.state.held.items():
             local[held.node].append((replica, held))
         best: tuple[tuple[str, ...], Place] | None = None
-        search = Search(lambda _: False, _slack(self.state, self.ready, self.least))
+        search = Search(lambda _: False, slack)
         for size in self.state.sizes:
             if size.gpu_model not in models or size.name in self.state.closed_names:
                 continue

@@ -1,7 +1,8 @@
 """The cheapest set of replicas whose going covers what is short: exact by branch and bound, by increasing cost.
 
-Cost, in this order: standard replicas, scavengers, the highest priority among them, GPU milli, age of the oldest. So
-a scavenger goes before anyone else, nobody goes without need, and of equal sets the youngest goes.
+Cost, in this order: standard replicas, scavengers, how many of them are under the minimum of their version, the highest
+priority among them, GPU milli, age of the oldest. So a scavenger goes before anyone else, nobody goes without need, and
+of equal sets the youngest goes.
 """
 
 import itertools
@@ -25,6 +26,7 @@ MOST_STEPS = 20_000
 class Cost(NamedTuple):
     standard: int
     scavengers: int
+    under_minimum: int
     priority: int
     gpu_milli: int
     ages: tuple[float, ...]
@@ -57,26 +59,36 @@ def key_of(held: Held) -> Key:
 
 @dataclass(frozen=True)
 class Slack:
-    """How many standard replicas of each version may go: of all, and of those that are ready."""
+    """How many standard replicas of each version may go: of all, and of those that are ready.
+
+    `binding` False: more may go where it takes them, but of equal sets that with the fewest of them.
+    """
 
     all: Mapping[Key, int] = field(default_factory=dict)
     ready: Mapping[Key, int] = field(default_factory=dict)
+    binding: bool = True
 
     def allows(self, chosen: Sequence[Candidate]) -> bool:
+        return not self.binding or self.under(chosen) == 0
+
+    def under(self, chosen: Sequence[Candidate]) -> int:
+        """How many of `chosen` go under their versions' minimums."""
         if not self.all:
-            return True
+            return 0
         going = Counter(one.key for one in chosen if not one.scavenger)
         ready = Counter(one.key for one in chosen if not one.scavenger and one.ready)
-        return all(count <= self.all.get(key, count) for key, count in going.items()) and all(
-            count <= self.ready.get(key, count) for key, count in ready.items()
+        return sum(
+            max(0, count - self.all.get(key, count), ready[key] - self.ready.get(key, count))
+            for key, count in going.items()
         )
 
 
-def cost_of(chosen: Sequence[Candidate]) -> Cost:
+def cost_of(chosen: Sequence[Candidate], under_minimum: int = 0) -> Cost:
     scavengers = sum(one.scavenger for one in chosen)
     return Cost(
         len(chosen) - scavengers,
         scavengers,
+        under_minimum,
         max((one.priority for one in chosen if not one.scavenger), default=0),
         sum(one.gpu_milli for one in chosen),
         tuple(-since for since in sorted(one.held.since for one in chosen)),
@@ -197,7 +209,7 @@ class Search:
     def _take(self, rest: Amounts, chosen: Sequence[Candidate]) -> bool:
         if any(need > 0 for need in rest) or not self.slack.allows(chosen):
             return False
-        cost = cost_of(chosen)
+        cost = cost_of(chosen, 0 if self.slack.binding else self.slack.under(chosen))
         if self.cost is not None and cost >= self.cost:
             return True
         if not self.fits(chosen):
