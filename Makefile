@@ -33,9 +33,10 @@ up: setup ## Run the whole platform on this machine with a demo tenant (Ctrl-C e
 	$(BIN)/moorage up
 
 test: setup ## Run the tests of every library and service
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not cluster"
 
-e2e: setup ## Start the whole platform, use it, kill parts of it (about 6 minutes)
+e2e: setup ## Start the whole platform, use it, kill and move parts of it (about 12 minutes)
+	$(BIN)/pytest services/scheduler/tests -m cluster
 	$(BIN)/pytest tests/e2e
 
 conformance: setup ## Have every V2 client ask the whole platform; writes docs/conformance.md (about 3 minutes)

@@ -23,7 +23,7 @@ from moorage_common.kv import BucketWriter
 from moorage_local.ray_nodes import RayNodeSpec
 from moorage_scheduler.crashes import CRASHES
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from scheduler_harness import (
 from moorage_common.contracts.desired import ArtifactRef, DesiredVersion
 from moorage_common.contracts.endpoints import Endpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 Recorder = Callable[[str, object], None]
 

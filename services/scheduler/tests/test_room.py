@@ -10,7 +10,7 @@ from scheduler_harness import Registry, Scheduler, infer, registry_on, scheduler
 from moorage_common.contracts.desired import ArtifactRef
 from moorage_local.ray_nodes import RayNodeSpec
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def serve_status(host_id: str) -> str:
     return str(serve.status().applications[f"moorage.{host_id}"].status.value)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(300)
 async def test_an_application_is_healed_reattached_and_ended_with_its_host(
     registry: Registry, scheduler: Scheduler, cached: Cached, cluster: Cluster
@@ -141,7 +141,7 @@ async def test_an_application_is_healed_reattached_and_ended_with_its_host(
     await registry.desire("pipe")
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(300)
 async def test_an_application_ends_with_its_deployment(
     registry: Registry, scheduler: Scheduler, cached: Cached, cluster: Cluster
@@ -155,7 +155,7 @@ async def test_an_application_ends_with_its_deployment(
     await until(lambda: not replicas(host.host_id), "end of the application")
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(300)
 async def test_an_application_that_asks_for_too_much_is_refused_with_both_numbers(
     registry: Registry, scheduler: Scheduler, cached: Cached

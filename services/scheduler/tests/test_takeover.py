@@ -23,7 +23,7 @@ from moorage_scheduler.cluster import ADOPT_TIMEOUT_S, NAMESPACE, Cluster, NotLe
 from moorage_scheduler.hosts import Fleet, Start
 from moorage_scheduler.metrics import SchedulerMetrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 Recorder = Callable[[str, object], None]
 REPLICAS = 6
