@@ -75,6 +75,10 @@ class Mover:
         """Second places of replicas that move, which nobody is charged for."""
         return {new.placed.host_id for new, _old in self.pairs()}
 
+    def busy_nodes(self) -> set[str]:
+        """Nodes that a move concerns, on which no other begins."""
+        return self._busy()[1]
+
     def _busy(self) -> tuple[set[str], set[str]]:
         """Hosts and nodes that a move concerns."""
         both = [host for pair in self.pairs() for host in pair]
