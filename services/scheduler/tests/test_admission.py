@@ -98,6 +98,17 @@ async def test_each_replica_that_waits_is_told_why_and_decided_on_once_while_not
     assert len(built.reconciler.journal.entries) == 2
 
 
+async def test_what_is_placed_counts_against_its_tenant_for_those_after_it_in_the_same_round(
+    built: wiring.Deps,
+) -> None:
+    limits = TenantLimits(tenant="acme", gpu_milli=500).model_dump(mode="json")
+    built.questions.limits.take("acme", Versioned(epoch=1, version=1, value=limits))
+    queued = built.reconciler.admission.admit([pending("m"), pending("k")], NOW)
+    await built.fleet.close()
+    assert len(built.fleet.hosts) == 1
+    assert ["would pass that by 500" in reason for (reason,) in queued.values()] == [True]
+
+
 async def test_a_failed_host_speaks_against_its_version_from_the_moment_it_says_so(built: wiring.Deps) -> None:
     host = seat(built, placed("replica", "m"))
     held = HeldVersion(model="m", version=1, state="failed", reason="broken")
@@ -111,3 +122,34 @@ async def test_a_replica_that_got_less_or_a_profile_is_reported_with_what_it_got
     asked = Resources(gpu_milli=500, elastic_pct=50).model_dump(mode="json")
     host = seat(built, placed("replica", "m", asked=asked, devices=[0], gpu_milli=300))
     assert replica_status(host).gpu_milli == 300
+
+
+async def test_of_replicas_on_a_drained_node_that_fit_nowhere_each_is_searched_for_in_turn(built: wiring.Deps) -> None:
+    asked = Resources(gpu_milli=1000, cpu_milli=100, host_mem_mib=64).model_dump(mode="json")
+    for number in range(3):
+        seat(built, placed("replica", f"m{number}", host_id=f"h{number}", asked=asked, started_at=float(number)))
+    draining, searches = built.reconciler.draining, built.fleet.account.failures
+    built.reconciler.nodes.drained = frozenset({"a"})
+    built.fleet.account.close(["a"])
+    for step in range(1, 4):
+        draining.step(NOW + step)
+        assert searches.searches == step
+        assert draining.left["a"].keys() == {"h0", "h1", "h2"}
+        assert all("no room elsewhere" in why for why in draining.left["a"].values())
+    assert {deployment[1] for _shape, deployment in searches.failed_at} == {"m0", "m1", "m2"}
+
+
+@pytest.mark.parametrize(("moves_an_hour", "may_move"), [(1, True), (0, False)])
+async def test_no_more_replicas_of_a_tenant_are_movable_than_its_hourly_moves_allow(
+    moves_an_hour: int, may_move: bool
+) -> None:
+    settings = Settings(nats_url="nats://127.0.0.1:1", moves_an_hour=moves_an_hour)
+    mover = wiring.build(settings, SchedulerMetrics(), Unused).reconciler.mover
+    asked = version("m").resources.model_dump(mode="json")
+    host = Host(placed("replica", "m", asked=asked), state="ready")
+    host.identity = Identity(generation="g", token="t", address="127.0.0.1:1", pid=1, devices=[], versions=[])
+    mover.fleet.hosts["replica-host"] = host
+    mover.wanted = {host.key: version("m")}
+    assert mover.movable(NOW)("replica-host") == may_move
+    host.placed = host.placed.model_copy(update={"moved_from": "before", "started_at": NOW - 1})
+    assert not mover.movable(NOW)("replica-host"), "it moved a second ago"

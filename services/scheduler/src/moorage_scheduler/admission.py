@@ -82,24 +82,24 @@ class Admission:
         self._rooms = {key: room for key, room in self._rooms.items() if key in waiting}
         self._searched_at = {key: self._searched_at.get(key, 0.0) for key in waiting}
         searched = set(sorted(waiting, key=lambda key: self._searched_at[key])[:SEARCHES])
+        if not pending:
+            return {}
         queued: dict[VersionKey, list[str]] = defaultdict(list)
         basis, told, began = self._basis(now), dict[VersionKey, str](), time.monotonic()
         for one in self._in_turn(pending, basis.usage):
             if one.key not in told:
-                before = self._mark(one.key)
+                room, version = self._rooms.get(one.key), self.fleet.account.version
                 may_search = one.key in searched and time.monotonic() - began < SEARCH_S
                 reason = self._admit(one, now, basis, may_search=may_search)
-                if self._mark(one.key) != before:
+                if self._rooms.get(one.key) is not room:
                     basis, told = self._basis(now), {}
+                elif self.fleet.account.version != version:  # it was placed, which changes what is used alone
+                    told = {}
                 if reason:
                     told[one.key] = reason  # and to each further replica of it, for as long as nothing changes
             if one.key in told:
                 queued[one.key].append(told[one.key])
         return dict(queued)
-
-    def _mark(self, key: VersionKey) -> tuple[int, Room | None]:
-        """Another one where a decision on the version started, moved or stopped something."""
-        return self.fleet.account.version, self._rooms.get(key)
 
     def start_pool(self, tenant: str, number: int, asked: Resources) -> str | None:
         """Place and start a host of a pool; the reason when it has to wait."""
@@ -136,7 +136,9 @@ class Admission:
                 self._rooms.pop(one.key, None)
                 account.observe(ask)
                 reason = why(account, ask, decision)
-                self.journal.keep(self.placing.start(one.key, one.version, decision), reason)
+                host_id = self.placing.start(one.key, one.version, decision)
+                basis.usage.hold(account.held[host_id], account.sizes[account.index[decision.node]])
+                self.journal.keep(host_id, reason)
                 return ""
             case Queue():
                 if room is not None and now - room.since > REST_S:
