@@ -20,7 +20,7 @@ def test_a_sleeping_version_is_woken_by_requests_that_wait_and_sleeps_again_when
 ) -> None:
     client.push(classifier, name=name, example=pictures[:8])
     until(lambda: client.registry.version(name, 1).state == "ready", 90, "a validated version")
-    client.deploy(name, version=1, gpu=0.25, min=0, max=1, idle="3s")
+    client.deploy(name, version=1, gpu=0.25, min=0, max=1, idle="10s")
     assert client.registry.status(name).replicas == []
 
     first = [ask_once(platform, client, name, pictures)]

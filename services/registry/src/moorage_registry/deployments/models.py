@@ -23,7 +23,7 @@ class Scaling(_Strict):
     min: int = Field(default=1, ge=0, le=1000)
     max: int = Field(default=1, ge=1, le=1000)
     target_in_flight: int = Field(default=8, ge=1, le=100_000)
-    idle_s: int = Field(default=300, ge=1, le=30 * 86_400)
+    idle_s: int = Field(default=300, ge=10, le=30 * 86_400)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Scaling":
@@ -50,7 +50,7 @@ class FeaturesSpec(_Strict):
     entity: dict[str, str] = Field(min_length=1, max_length=16)
     deadline_ms: int = Field(default=50, ge=1, le=60_000)
     on_miss: Literal["fail", "default"] = "fail"
-    default: float = 0.0
+    default: float = Field(default=0.0, allow_inf_nan=False)
 
     def join(self) -> FeatureJoin:
         return FeatureJoin(
