@@ -173,22 +173,26 @@ def test_an_explanation_is_for_people(scheduler: LeadingScheduler, tenant: Comma
 
 def test_a_quota_is_shown_and_set(scheduler: LeadingScheduler, operator: Command) -> None:
     share = {"gpu_model": "T4", "guaranteed_milli": 1000, "held_guaranteed_milli": 500}
-    told = {"tenant": "harbour", "gpu_milli": 2000, "waiting": 1, "shares": [share]}
+    limits = {"gpu_milli": 2000, "cpu_milli": 64_000, "mem_mib": 262_144}
+    told = {"tenant": "harbour", **limits, "waiting": 1, "shares": [share]}
     scheduler.answer = lambda _ask: {"tenants": [told], "overcommitted": ["T4: too much"]}
     shown = operator("quota")
     assert shown.stdout == operator("quota", "show").stdout
-    assert shown.stdout.splitlines()[1] == "harbour\tT4\t1\tany\t1\t0.5\t0\t0\t2\t1"
+    assert shown.stdout.splitlines()[1] == "harbour\tT4\t1\tany\t1\t0.5\t0\t0\t2\t64\t256Gi\t1"
     assert "warning: T4: too much" in shown.stderr
     assert operator("quota", "set", "harbour", "--gpu", "3", "--guarantee", "T4=1", "--allow-code").exit_code == 0
+    assert operator("quota", "set", "harbour", "--cpu", "8", "--memory", "16Gi").exit_code == 0
     done = operator("quota", "set", "harbour", "--borrow", "T4=0.5", "--guarantee", "any=1", "--json")
     limits = json.loads(done.stdout)
     assert (limits["gpu_milli"], limits["allow_code"]) == (3000, True)
+    assert (limits["cpu_milli"], limits["mem_mib"]) == (8000, 16_384)
     assert limits["gpu_shares"] == [
         {"gpu_model": "T4", "guaranteed_milli": 1000, "borrow_milli": 500, "weight": 1.0},
         {"gpu_model": "", "guaranteed_milli": 1000, "borrow_milli": None, "weight": 1.0},
     ]
     assert "raise gpu_milli" in str(operator("quota", "set", "harbour", "--gpu", "1").exception)
     operator("quota", "set", "harbour", "--drop", "T4", "--drop", "any", "--gpu", "2", "--no-code")
+    operator("quota", "set", "harbour", "--cpu", "64", "--memory", "256Gi")
 
 
 def test_wrong_shares_say_what_to_write() -> None:

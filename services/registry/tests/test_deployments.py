@@ -1,5 +1,9 @@
 """Deployments and traffic: declarative, compare-and-set, and adding up."""
 
+import asyncio
+import json
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,10 +11,11 @@ from sqlalchemy import update
 
 from moorage_common.contracts.desired import ReplicaStatus
 from moorage_common.contracts.routes import Arm
+from moorage_registry.catalog.tables import ArtifactRow
 from moorage_registry.deployments.models import PlacedVersion
 from moorage_registry.deployments.plan import share_out
+from moorage_registry.deployments.quota import POOL_BYTES, Counted, growth
 from moorage_registry.deployments.replicas import Seen, transitions
-from moorage_registry.deployments.service import _replicas
 from moorage_registry.deployments.tables import RevisionRow, TrafficRow
 from moorage_registry.testing import Caller, Json, Platform
 
@@ -203,19 +208,87 @@ async def test_shares_count_the_most_replicas_that_may_run(demo: Caller) -> None
         assert (answer.status_code, answer.json().get("code")) == (422 if code else 200, code)
 
 
+def pooled(most: int, artifact_bytes: int = 0) -> Counted:
+    placed = {"version": 1, "isolation": "pooled", "scaling": {"max": most}}
+    return Counted(PlacedVersion.model_validate(placed), artifact_bytes)
+
+
 def test_a_hundred_pooled_versions_count_as_many_as_the_one_that_may_have_the_most() -> None:
     def counted(*most: int) -> int:
-        return _replicas(
-            [
-                PlacedVersion.model_validate({"version": 1, "isolation": "pooled", "scaling": {"max": each}})
-                for each in most
-            ]
-        )
+        return growth([pooled(each) for each in most]).replicas
 
     assert counted(*[1] * 100) == 1
     assert counted(*[1] * 101) == 2
     assert counted(1, 1000, 1) == 1000, "a process each"
     assert counted(*[1] * 100, 7) == 8
+
+
+def test_pooled_versions_whose_artifacts_fill_a_process_count_as_another_one() -> None:
+    third = POOL_BYTES // 3
+    assert growth([pooled(1, third)] * 2).replicas == 1
+    assert growth([pooled(1, third)] * 5).replicas == 3
+    assert growth([pooled(4, 2 * POOL_BYTES), pooled(1)]).replicas == 5
+    assert growth([pooled(1, 10**6)] * 100).replicas == 1
+
+
+async def test_the_artifacts_of_pooled_versions_count_towards_the_quota(platform: Platform, demo: Caller) -> None:
+    version = {"version": 1, "isolation": "pooled", "scaling": {"min": 0, "max": 33}}
+    for model in ("digits", "other"):
+        await demo.push(model, model.encode())
+    async with platform.registry.db.write() as session:
+        large = update(ArtifactRow).where(ArtifactRow.tenant == demo.tenant).values(size_bytes=POOL_BYTES)
+        await session.execute(large)
+    await demo.ok("PUT", PATH, json={"versions": [version]})
+    answer = await demo.call("PUT", "/v1/deployments/other", json={"versions": [version]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "replica_quota"), answer.text
+
+
+@pytest.mark.parametrize(
+    ("field", "most", "refusal"),
+    [
+        ("cpu_milli", 64_000, ("cpu_quota", "could grow to 64.002 CPU and its share is 64; lower scaling.max")),
+        ("host_mem_mib", 262_144, ("memory_quota", "could grow to 262146 MiB of memory and its share is 262144 MiB")),
+    ],
+)
+async def test_cpu_and_memory_of_all_deployments_are_bounded(
+    platform: Platform, demo: Caller, field: str, most: int, refusal: tuple[str, str]
+) -> None:
+    await demo.push("digits", b"one")
+
+    def body(each: int) -> Json:
+        return {"versions": [{"version": 1, "resources": {field: each}, "scaling": {"min": 0, "max": 2}}]}
+
+    refused = await demo.call("PUT", PATH, json=body(most // 2 + 1))
+    assert (refused.status_code, refused.json()["code"]) == (422, refusal[0])
+    assert refusal[1] in refused.json()["error"]
+    await demo.ok("PUT", PATH, json=body(most // 2))
+    limit = "cpu_milli" if field == "cpu_milli" else "mem_mib"
+    await platform.operator.ok("PUT", f"/v1/tenants/{demo.tenant}/limits", json={limit: most + 2})
+    await demo.ok("PUT", PATH, json=body(most // 2 + 1))
+
+
+async def test_models_deployed_at_once_do_not_pass_the_quota_together(demo: Caller) -> None:
+    models = [f"m{number}" for number in range(6)]
+    for model in models:
+        await demo.push(model, model.encode())
+    whole = {"versions": [{"version": 1, "resources": {"gpu_milli": 1000}}]}
+    answers = await asyncio.gather(*(demo.call("PUT", f"/v1/deployments/{one}", json=whole) for one in models))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 422, 422, 422, 422]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"versions": [{"version": 1, "scaling": {"min": 0, "idle_s": 9}}]}, "idle_s"),
+        ({"versions": [{"version": 1}], "features": {"entity": {"user": "user"}, "default": math.nan}}, "default"),
+        ({"versions": [{"version": 1}], "features": {"entity": {"user": "user"}, "default": -math.inf}}, "default"),
+    ],
+)
+async def test_numbers_that_make_no_sense_are_refused(demo: Caller, spec: Json, said: str) -> None:
+    headers = {"content-type": "application/json"}
+    answer = await demo.call("PUT", PATH, content=json.dumps(spec), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), answer.text
+    assert said in answer.json()["error"]
 
 
 async def test_one_pooled_version_may_not_have_more_processes_than_a_dedicated_one(demo: Caller) -> None:

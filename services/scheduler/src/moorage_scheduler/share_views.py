@@ -54,6 +54,8 @@ def _tenant(limits: TenantLimits, held: Held, waiting: list[Ask]) -> TenantShare
     return TenantShares(
         tenant=tenant,
         gpu_milli=limits.gpu_milli,
+        cpu_milli=limits.cpu_milli,
+        mem_mib=limits.mem_mib,
         held_milli=sum(milli for (whose, _, _), milli in held.items() if whose == tenant),
         waiting=len(waiting),
         waiting_milli=sum(ask.device_milli() * ask.resources.devices for ask in waiting),

@@ -122,6 +122,8 @@ class ShareView(Contract):
 class TenantShares(Contract):
     tenant: str
     gpu_milli: int = Field(default=0, description="The most it may hold in all.")
+    cpu_milli: int = Field(default=0, description="The most CPU that its deployments may grow to.")
+    mem_mib: int = Field(default=0, description="The most memory of nodes that they may grow to.")
     held_milli: int = 0
     waiting: int = Field(default=0, description="Replicas without a place.")
     waiting_milli: int = 0

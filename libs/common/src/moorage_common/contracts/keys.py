@@ -55,6 +55,8 @@ class TenantLimits(Contract):
     max_concurrent: int = 256
     max_body_bytes: int = 16 * 1024 * 1024
     gpu_milli: int = Field(default=2000, description="GPU the tenant's replicas may hold, in thousandths of a device.")
+    cpu_milli: int = Field(default=64_000, description="CPU that its deployments may grow to, thousandths of a core.")
+    mem_mib: int = Field(default=262_144, description="Memory of nodes that its deployments may grow to, MiB.")
     gpu_shares: list[GpuShare] = Field(default=[], description="Guarantees and borrowing; empty: borrows alone.")
     allow_code: bool = Field(default=False, description="Whether the tenant may push formats that are code.")
     on_store_loss: Literal["local", "closed", "open"] = "local"

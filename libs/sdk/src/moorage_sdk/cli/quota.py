@@ -8,11 +8,12 @@ from moorage_sdk.cli.context import AsJson, connect, parse_pairs, say
 from moorage_sdk.cli.output import print_json, print_rows
 from moorage_sdk.errors import SdkError
 
-app = typer.Typer(help="GPU shares of tenants.", invoke_without_command=True)
+app = typer.Typer(help="GPU shares and limits of tenants.", invoke_without_command=True)
 
 ANY = "any"
 """How the command names the share of all GPU models without an entry of their own."""
 _FORM = "MODEL=GPUS such as H100=2"
+_OPTIONS = "--gpu, --cpu, --memory, --guarantee, --borrow, --weight, --drop or --allow-code"
 
 
 @app.callback()
@@ -43,6 +44,8 @@ def set_quota(
     *,
     tenant: Annotated[str, typer.Argument(help="The tenant.")],
     gpu: Annotated[str | None, typer.Option(help="The most GPUs it may hold in all, such as 4 or 0.5.")] = None,
+    cpu: Annotated[str | None, typer.Option(help="The most CPU its deployments may grow to, such as 64.")] = None,
+    memory: Annotated[str | None, typer.Option(help="The most memory they may grow to, such as 256Gi.")] = None,
     guarantee: Annotated[
         list[str] | None, typer.Option(help="Its own whenever it asks, such as H100=2; any=2 for all other models.")
     ] = None,
@@ -56,12 +59,16 @@ def set_quota(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set a tenant's GPU share; what is not given stays (administrators)."""
-    from moorage_sdk.quantities import parse_gpus  # noqa: PLC0415 - keeps --help quick
+    """Set a tenant's shares and limits; what is not given stays (administrators)."""
+    from moorage_sdk.quantities import parse_cpu, parse_gpus, parse_memory  # noqa: PLC0415 - keeps --help quick
 
     changes: dict[str, Any] = {}
     if gpu is not None:
         changes["gpu_milli"] = parse_gpus(gpu, "--gpu")
+    if cpu is not None:
+        changes["cpu_milli"] = parse_cpu(cpu)
+    if memory is not None:
+        changes["mem_mib"] = parse_memory(memory, "--memory")
     if allow_code is not None:
         changes["allow_code"] = allow_code
     with connect(context) as client:
@@ -69,7 +76,7 @@ def set_quota(
             standing = client.registry.tenant(tenant)["limits"].get("gpu_shares", [])
             changes["gpu_shares"] = changed_shares(standing, guarantee or [], borrow or [], weight or [], drop or [])
         if not changes:
-            raise SdkError("nothing to set; give --gpu, --guarantee, --borrow, --weight, --drop or --allow-code")
+            raise SdkError(f"nothing to set; give {_OPTIONS}")
         limits = client.registry.set_limits(tenant, changes)
     if as_json:
         print_json(limits)

@@ -12,6 +12,7 @@ from moorage_common.contracts.answers import (
     VersionExplanation,
 )
 from moorage_sdk.pictures.moves import counted, fraction, plain
+from moorage_sdk.quantities import format_memory
 
 _WIDE = 400
 
@@ -61,13 +62,15 @@ def _share_rows(tenant: TenantShares) -> Iterable[dict[str, object]]:
             "held_borrowed": share.held_borrowed_milli / 1000,
             "held_scavenger": share.held_scavenger_milli / 1000,
             "limit": tenant.gpu_milli / 1000 if number == 0 else None,
+            "cpu_limit": tenant.cpu_milli / 1000 if number == 0 else None,
+            "memory_limit": format_memory(tenant.mem_mib) if number == 0 else None,
             "waiting": tenant.waiting if number == 0 else None,
         }
 
 
 SHARE_COLUMNS = (
     "tenant", "gpu_model", "guaranteed", "may_borrow", "weight", "held_guaranteed", "held_borrowed", "held_scavenger",
-    "limit", "waiting",
+    "limit", "cpu_limit", "memory_limit", "waiting",
 )  # fmt: skip
 
 

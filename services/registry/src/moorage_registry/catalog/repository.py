@@ -36,6 +36,13 @@ class CatalogRepository:
         found = await self._session.execute(query.where(ArtifactRow.tenant == tenant, ArtifactRow.digest.in_(digests)))
         return dict(found.all())
 
+    async def version_bytes(self, tenant: TenantId) -> dict[tuple[str, int], int]:
+        """Bytes of the artifact of each of the tenant's versions, by model and number."""
+        same = (ArtifactRow.tenant == VersionRow.tenant) & (ArtifactRow.digest == VersionRow.artifact_digest)
+        query = select(VersionRow.model, VersionRow.number, ArtifactRow.size_bytes).join(ArtifactRow, same)
+        found = await self._session.execute(query.where(VersionRow.tenant == tenant))
+        return {(model, number): size_bytes for model, number, size_bytes in found}
+
     async def ensure_model(self, tenant: TenantId, name: str, now: float) -> ModelRow:
         """The model, made when absent, and locked."""
         row = {"tenant": tenant, "name": name, "last_version": 0, "revision": 0, "created_at": now}

@@ -12,7 +12,7 @@ from moorage_registry.catalog.code import check_allowed, check_isolation
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.service import no_model
 from moorage_registry.catalog.tables import ModelRow, VersionRow
-from moorage_registry.deployments import plan
+from moorage_registry.deployments import plan, quota
 from moorage_registry.deployments.models import (
     Change,
     Deployment,
@@ -27,12 +27,9 @@ from moorage_registry.deployments.repository import DeploymentRepository
 from moorage_registry.deployments.resources import most_milli
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow
 from moorage_registry.tenants.repository import TenantRepository
+from moorage_registry.tenants.service import limits_of
+from moorage_registry.tenants.tables import TenantRow
 from moorage_registry.work import Work
-
-REPLICAS_A_TENANT = 64
-"""The most replicas that the deployments of a tenant may grow to together."""
-POOLED_A_REPLICA = 100
-"""Pooled versions that share processes, as many as the one of them that may have the most."""
 
 
 def no_deployment(model: str) -> NotFound:
@@ -112,9 +109,11 @@ class Planner:
         """Raises NotFound, Conflict, Unprocessable, Forbidden.
 
         Args:
-            lock: hold the model's row until the transaction ends, to write what was planned.
+            lock: hold the tenant's and the model's row until the transaction ends, to write what was planned.
         """
         catalog, rows = CatalogRepository(self.session), DeploymentRepository(self.session)
+        # The quota is the tenant's: held while it is counted, so that no two models pass it together.
+        tenant = await TenantRepository(self.session).get(self.tenant, lock=lock)
         owner = await catalog.model(self.tenant, model, lock=lock)
         if owner is None:
             raise no_model(model)
@@ -126,7 +125,7 @@ class Planner:
         check_isolation(formats, {v.version: v.isolation for v in after.versions})
         _check_pooled(after.versions)
         _check_features(after.features, [v for v in versions if v.number in after.numbers()])
-        await self._check_quota(model, after)
+        await self._check_quota(tenant, model, after)
         row = await rows.get(self.tenant, model)
         traffic = await rows.traffic(self.tenant, model) if row is not None else None
         before = await rows.revision(self.tenant, row) if row is not None and not row.deleted else None
@@ -139,34 +138,19 @@ class Planner:
             arms_after = plan.kept_arms(arms_before, after.numbers())
         return Planned(owner, row, traffic, before, after, arms_before, arms_after)
 
-    async def _check_quota(self, model: str, after: Revision) -> None:
+    async def _check_quota(self, tenant: TenantRow | None, model: str, after: Revision) -> None:
         """Raises Unprocessable when the most that the tenant's deployments may run is more than its share."""
-        tenant = await TenantRepository(self.session).get(self.tenant)
         if tenant is None:
             return
         current = await DeploymentRepository(self.session).current(self.tenant) | {model: after}
-        versions = [version for revision in current.values() for version in revision.versions]
-        replicas = _replicas(versions)
-        if replicas > REPLICAS_A_TENANT:
-            message = (
-                f"this tenant's deployments could grow to {replicas} replicas and {REPLICAS_A_TENANT} is the most; "
-                "lower scaling.max, or let small models share processes with isolation pooled"
-            )
-            raise Unprocessable(message, code="replica_quota")
-        most = sum(v.scaling.max * most_milli(v.resources) for v in versions)
-        if most > tenant.gpu_milli:
-            message = (
-                f"this tenant's deployments could grow to {most / 1000:g} GPU and its share is "
-                f"{tenant.gpu_milli / 1000:g}; lower scaling.max, gpu_milli or the largest of gpu_profiles, "
-                "or ask the operator for more"
-            )
-            raise Unprocessable(message, code="gpu_quota")
-
-
-def _replicas(versions: Sequence[PlacedVersion]) -> int:
-    """The replicas that count towards the quota. Pools have as many hosts as the version that may have the most."""
-    pooled = sorted((v.scaling.max for v in versions if v.isolation == "pooled"), reverse=True)
-    return sum(v.scaling.max for v in versions if v.isolation != "pooled") + sum(pooled[::POOLED_A_REPLICA])
+        placed = [(name, version) for name, revision in current.items() for version in revision.versions]
+        sizes: dict[tuple[str, int], int] = {}
+        if any(version.isolation == "pooled" for _, version in placed):
+            sizes = await CatalogRepository(self.session).version_bytes(self.tenant)
+        quota.check(
+            quota.growth([quota.Counted(one, sizes.get((name, one.version), 0)) for name, one in placed]),
+            limits_of(tenant),
+        )
 
 
 def _check_pooled(versions: Sequence[PlacedVersion]) -> None:

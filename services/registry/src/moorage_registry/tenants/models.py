@@ -26,6 +26,8 @@ class LimitsChange(BaseModel):
     max_concurrent: int | None = Field(default=None, ge=1, le=10**6)
     max_body_bytes: int | None = Field(default=None, ge=1024, le=2**40)
     gpu_milli: int | None = Field(default=None, ge=0, le=10**9)
+    cpu_milli: int | None = Field(default=None, ge=0, le=10**9)
+    mem_mib: int | None = Field(default=None, ge=0, le=10**9)
     gpu_shares: list[GpuShareSpec] | None = Field(default=None, max_length=32)
     allow_code: bool | None = None
     on_store_loss: Literal["local", "closed", "open"] | None = None

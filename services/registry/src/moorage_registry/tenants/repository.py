@@ -22,8 +22,9 @@ class TenantRepository:
         return added is not None
 
     async def get(self, tenant: TenantId, *, lock: bool = False) -> TenantRow | None:
+        """The tenant; with `lock`, held against other locks alone: rows that refer to it may still be added."""
         query = select(TenantRow).where(TenantRow.name == tenant)
-        return await self._session.scalar(query.with_for_update() if lock else query)
+        return await self._session.scalar(query.with_for_update(key_share=True) if lock else query)
 
     async def all(self) -> Sequence[TenantRow]:
         """Every tenant by name: for operators and publication."""

@@ -17,6 +17,8 @@ class TenantRow(Base):
     max_concurrent: Mapped[int]
     max_body_bytes: Mapped[int]
     gpu_milli: Mapped[int]
+    cpu_milli: Mapped[int]
+    mem_mib: Mapped[int]
     gpu_shares: Mapped[list[dict[str, Any]]]
     allow_code: Mapped[bool]
     on_store_loss: Mapped[str]

@@ -1,4 +1,4 @@
-"""Guarantees of GPU and leave to push code, a tenant; nodes that operators drain"""
+"""Guarantees of GPU, limits of CPU and memory and leave to push code, a tenant; nodes that operators drain"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,6 +13,8 @@ def upgrade() -> None:
     with op.batch_alter_table("tenants") as batch_op:
         batch_op.add_column(sa.Column("gpu_shares", sa.JSON(), nullable=False, server_default="[]"))
         batch_op.add_column(sa.Column("allow_code", sa.Boolean(), nullable=False, server_default=sa.false()))
+        batch_op.add_column(sa.Column("cpu_milli", sa.BigInteger(), nullable=False, server_default="64000"))
+        batch_op.add_column(sa.Column("mem_mib", sa.BigInteger(), nullable=False, server_default="262144"))
     op.create_table(
         "clusters",
         sa.Column("name", sa.String(), nullable=False),
@@ -25,5 +27,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("clusters")
     with op.batch_alter_table("tenants") as batch_op:
+        batch_op.drop_column("mem_mib")
+        batch_op.drop_column("cpu_milli")
         batch_op.drop_column("allow_code")
         batch_op.drop_column("gpu_shares")
