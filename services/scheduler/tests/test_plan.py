@@ -123,6 +123,14 @@ def test_the_second_replica_goes_to_another_node_unless_none_fits() -> None:
     assert place(account([node("a"), node("b")], held), ask(250)) == Place("a", (1,), 250)
 
 
+def test_a_sibling_on_its_way_out_is_no_second_node() -> None:
+    sizes = [node("a"), node("b"), node("c")]
+    held = [Held(ask(500), "a", (0,)), Held(ask(500), "b", (0,), leaving=True)]
+    decision = place(account(sizes, held), ask(500))
+    assert isinstance(decision, Place)
+    assert decision.node != "a"
+
+
 def test_an_elastic_replica_is_trimmed_only_when_it_fits_nowhere_whole() -> None:
     held = [Held(ask(550, model="x"), "a", (0,)), Held(ask(520, model="y"), "a", (1,))]
     assert place(account([node("a"), node("b")], held), ask(500, elastic_pct=10)) == Place("b", (0,), 500)

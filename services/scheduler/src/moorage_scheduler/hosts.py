@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -83,7 +83,7 @@ class Host:
         return self.state == "ready" and self.reachable
 
     def held(self) -> Held:
-        return held_of(self.placed)
+        return replace(held_of(self.placed), leaving=self.leaving)
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class Start:
-    """What a new host is started with."""
+    """What a new host is started with. `warm`: it runs already and is assigned."""
 
     placed: Placed
     ray_id: str
     gpu_fraction: float
     config_json: str
     warm: bool = False
-    """The host runs already and is assigned."""
 
 
 @dataclass
@@ -145,15 +144,11 @@ class Fleet:
         return source is not None and not source.leaving
 
     def retire(self, host_id: str, reason: str = "") -> None:
-        """Stop a host without losing a request: routers leave first, what is in flight ends, then the process.
-
-        Args:
-            reason: why, for people.
-        """
+        """Stop a host without losing a request: routers leave first, what is in flight ends, then the process."""
         host = self.hosts[host_id]
         if not host.leaving:
             host.state, host.reason = "stopping", reason
-            self.on_change(host)
+            self._leaves(host)
             self._spawn(host, self._retire(host))
 
     def drop_nodes(self, lost: Collection[str]) -> None:
@@ -163,7 +158,7 @@ class Fleet:
                 log.warning("host lost with its node", host_id=host.placed.host_id, node=host.placed.node)
                 host.state, host.reason, host.lost_at = "stopping", "its node was lost", time.time()
                 self._crashes.forget(host.key)
-                self.on_change(host)
+                self._leaves(host)
                 self._spawn(host, self._remove(host))
 
     async def settled(self, timeout_s: float) -> None:
@@ -187,11 +182,17 @@ class Fleet:
         self.on_change(host)
         return host
 
+    def _leaves(self, host: Host) -> None:
+        """Its place is taken still, but others need not count on it."""
+        held = self.account.held.get(host.placed.host_id)
+        if held is not None and not held.leaving:
+            self.account.move(host.placed.host_id, replace(held, leaving=True))
+        self.on_change(host)
+
     def _spawn(self, host: Host, work: Coroutine[Any, Any, None]) -> None:
         """Make `work` the one task of `host`, in place of what ran for it."""
         host_id = host.placed.host_id
-        held = self._tasks.pop(host_id, None)
-        if held is not None:
+        if (held := self._tasks.pop(host_id, None)) is not None:
             held.cancel()
         task = self._tasks[host_id] = asyncio.create_task(work, name=f"host-{host_id}")
         task.add_done_callback(lambda task: self._ended(host, task))
@@ -215,7 +216,7 @@ class Fleet:
             if not start.warm:
                 await self.cluster.start(start.placed, start.ray_id, start.gpu_fraction, start.config_json)
         except NotLeading:
-            await self._remove(host)  # no fault of the version's
+            await self._remove(host)
         except (ClusterUnreachable, HostGone) as error:
             await self._crashed(host, f"it could not be started: {first_line(error)}", given_up=True)
         else:
@@ -265,6 +266,9 @@ class Fleet:
             while host.state == "ready" and host.identity.generation == generation:
                 await asyncio.wait({gone}, timeout=RECHECK_S)
                 check = asyncio.create_task(self._recheck(host))
+                check.add_done_callback(
+                    lambda check: check.cancelled() or check.exception()
+                )  # heard of, awaited or not
                 await asyncio.wait({gone, check}, return_when=asyncio.FIRST_COMPLETED)
                 if check.done():
                     check.result()
@@ -350,6 +354,7 @@ class Fleet:
         """
         host.state = "failed"
         self._note_failure(host)
+        self._leaves(host)
         log.warning("host failed", host_id=host.placed.host_id, reason=host.reason, arriving=self.arriving(host))
         await self._read_logs(host)
         noted = self.failures.get(host.key)
@@ -375,6 +380,7 @@ class Fleet:
         """Kill the actor and forget the host. Its place counts as taken until Ray has confirmed."""
         if host.state != "failed":
             host.state = "stopping"
+        self._leaves(host)
         while True:
             try:
                 await self.cluster.remove(host.placed.host_id)

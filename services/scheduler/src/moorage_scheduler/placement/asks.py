@@ -137,7 +137,7 @@ class Held:
     """A replica that has a place, as long as its process may live there.
 
     `gpu_milli` is what it got of each device; less than asked where an elastic ask was trimmed, None: what it asks.
-    `since` is the second it was placed.
+    `since` is the second it was placed. `leaving`: it is on its way out, and its place is not free yet.
     """
 
     ask: Ask
@@ -146,6 +146,7 @@ class Held:
     gpu_milli: int | None = None
     pinned: bool = False
     since: float = 0.0
+    leaving: bool = False
 
     def shape_on(self, size: NodeSize) -> Shape:
         """The shape it has on its node, `size`."""

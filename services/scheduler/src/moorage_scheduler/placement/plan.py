@@ -44,7 +44,12 @@ def apartness(state: ClusterState, ask: Ask) -> list[tuple[Mapping[int, Set[int]
     it does not take."""
     deployment = sibling_devices(state, ask, same_version=False)
     version = sibling_devices(state, ask, same_version=True)
-    alone = set(version) if len(version) == 1 else set[int]()
+    staying = {
+        state.index.get(held.node)
+        for held in state.siblings.get(ask.deployment, {}).values()
+        if not held.leaving and held.ask.version == ask.version
+    }
+    alone = {at for at in staying if at is not None} if len(staying) == 1 else set[int]()
     tries: list[tuple[Mapping[int, Set[int]], Set[int]]] = [(deployment, alone)]
     tries += [(version, alone)] if version != deployment else []
     tries += [(deployment, set())] if alone else []
