@@ -184,8 +184,7 @@ class Fleet:
 
     def _leaves(self, host: Host) -> None:
         """Its place is taken still, but others need not count on it."""
-        held = self.account.held.get(host.placed.host_id)
-        if held is not None and not held.leaving:
+        if (held := self.account.held.get(host.placed.host_id)) is not None and not held.leaving:
             self.account.move(host.placed.host_id, replace(held, leaving=True))
         self.on_change(host)
 
