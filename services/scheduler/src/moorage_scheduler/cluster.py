@@ -11,11 +11,12 @@ import functools
 import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import ray
 import structlog
+from pydantic import ValidationError
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -24,6 +25,7 @@ from moorage_common.contracts.desired import SchedulingClass
 from moorage_common.contracts.model import Contract
 from moorage_scheduler import groups
 from moorage_scheduler.actors import Reservation, placed_class
+from moorage_scheduler.labels import size_of
 from moorage_scheduler.placement.state import NodeSize
 
 log = structlog.get_logger()
@@ -31,9 +33,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 NAMESPACE = "moorage"
-LABEL_DEVICE_MIB = "moorage.io/gpu-memory-mib"
-LABEL_GPU_MODEL = "ray.io/accelerator-type"
-LABEL_NODE_NAME = "moorage.io/node"
 CALL_TIMEOUT_S = 10.0
 NODES_TIMEOUT_S = 5.0
 ADOPT_TIMEOUT_S = 15.0
@@ -56,6 +55,10 @@ class HostGone(Exception):
 
 class HostRefused(Exception):
     """The method raised; the message is its error."""
+
+
+_NOT_OURS = (HostRefused, AttributeError, TypeError, ValidationError)
+"""What asking another's actor what it was placed as may raise."""
 
 
 class Placed(Contract):
@@ -266,12 +269,15 @@ class Cluster:
             ),
         }
 
+    async def _names(self) -> list[str]:
+        return await self.ask_ray(ray.util.list_named_actors)
+
     async def running(self) -> list[Placed]:
         """The hosts that run or are being restarted, by what they say themselves.
 
         Actors whose node is lost or that do not say so in time, and reservations of no host that has a place, go.
         """
-        names = await self.ask_ray(ray.util.list_named_actors)
+        names = await self._names()
         answers = await self._answers([name for name in names if _RESERVATION not in name])
         found = []
         for name, answer in answers.items():
@@ -314,9 +320,9 @@ class Cluster:
         """Actors that were neither found when taking over nor started since, with their epochs.
 
         That of one that is lost with its node, and of a reservation without its lead, is -1. One that does not answer
-        is left for the next time.
+        is left for the next time, and one that does not answer as ours do is somebody else's.
         """
-        names = set(await self.ask_ray(ray.util.list_named_actors))
+        names = set(await self._names())
         found: dict[str, int] = {}
         lost: set[str] | None = None
         for name in names:
@@ -327,7 +333,7 @@ class Cluster:
             if reservation or name in lost:
                 found[name] = -1
                 continue
-            with contextlib.suppress(ClusterUnreachable, HostGone):
+            with contextlib.suppress(ClusterUnreachable, HostGone, *_NOT_OURS):
                 found[name] = (await self._placed(name, timeout_s=5.0)).epoch
         return found
 
@@ -369,7 +375,7 @@ class Cluster:
         One that cannot be removed now is a stranger from here on, which the sweep of strangers removes.
         """
         self._known.discard(host_id)
-        names = {*await self.ask_ray(ray.util.list_named_actors), *self._handles}
+        names = {*await self._names(), *self._handles}
         for name in names:
             if name == host_id or name.startswith(host_id + _RESERVATION):
                 await self.ask_ray(functools.partial(self._kill, name))
@@ -382,17 +388,7 @@ class Cluster:
 
 
 def _ray_node(entry: dict[str, Any], left_out: LeftOut) -> RayNode:
-    resources, labels = entry["Resources"], entry["Labels"]
-    cpu_milli, devices = int(resources.get("CPU", 0) * 1000), int(resources.get("GPU", 0))
-    serve_cpu_milli = min(cpu_milli, round(left_out.cpus * 1000))
-    serve_devices = min(devices, left_out.gpus)
-    size = NodeSize(
-        name=labels.get(LABEL_NODE_NAME) or f"{entry['NodeManagerHostname']}-{entry['NodeID'][:6]}",
-        devices=devices - serve_devices,
-        cpu_milli=cpu_milli - serve_cpu_milli,
-        mem_mib=int(resources.get("memory", 0)) // (1024 * 1024),
-        gpu_model=labels.get(LABEL_GPU_MODEL, ""),
-        device_mem_mib=int(labels.get(LABEL_DEVICE_MIB, 0)),
-        labels=labels,
-    )
-    return RayNode(size, entry["NodeID"], serve_cpu_milli, serve_devices)
+    whole = size_of(entry)
+    cpu_milli, devices = min(whole.cpu_milli, round(left_out.cpus * 1000)), min(whole.devices, left_out.gpus)
+    size = replace(whole, cpu_milli=whole.cpu_milli - cpu_milli, devices=whole.devices - devices)
+    return RayNode(size, entry["NodeID"], cpu_milli, devices)
