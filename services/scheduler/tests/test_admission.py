@@ -1,5 +1,7 @@
 """Who is started and who stops for others, decided by a scheduler that is wired but reaches neither NATS nor Ray."""
 
+from dataclasses import replace
+
 import pytest
 
 from moorage_common.contracts.desired import ArtifactRef, DesiredVersion, LoadSpec, Resources
@@ -153,3 +155,27 @@ async def test_no_more_replicas_of_a_tenant_are_movable_than_its_hourly_moves_al
     assert mover.movable(NOW)("replica-host") == may_move
     host.placed = host.placed.model_copy(update={"moved_from": "before", "started_at": NOW - 1})
     assert not mover.movable(NOW)("replica-host"), "it moved a second ago"
+
+
+async def test_moves_for_a_tenant_count_as_its_own_and_past_its_hourly_moves_nobody_moves_for_it() -> None:
+    deps = wiring.build(Settings(nats_url="nats://127.0.0.1:1", moves_an_hour=1), SchedulerMetrics(), Unused)
+    sizes = [replace(SIZE, name=name) for name in ("a", "b")]
+    deps.reconciler.nodes.live = [RayNode(size, f"id-{size.name}") for size in sizes]
+    deps.fleet.account.set_nodes(sizes)
+    mover, admission = deps.reconciler.mover, deps.reconciler.admission
+    asked = version("m", 400).resources.model_dump(mode="json")
+    for name in ("a", "b"):
+        where = {"node": name, "node_id": f"id-{name}", "devices": [0], "gpu_milli": 400, "asked": asked}
+        host = seat(deps, placed("replica", name, host_id=name, tenant=f"of-{name}", **where))
+        host.state = "ready"
+        host.identity = Identity(generation="g", token="t", address="127.0.0.1:1", pid=1, devices=[0], versions=[])
+        mover.wanted = {**mover.wanted, host.key: version("m", 400)}
+    mover._begun["acme"].append(NOW)
+    queued = admission.admit([pending("large", 1000)], NOW)
+    assert ["moves" in reason for reasons in queued.values() for reason in reasons] == [False]
+    mover._begun["acme"].clear()
+    queued = admission.admit([pending("large", 1000)], NOW)
+    assert ["to make room" in reason for reasons in queued.values() for reason in reasons] == [True]
+    moved = next(mover.pairs())[1].placed.tenant
+    assert [mover.in_budget(tenant, NOW) for tenant in ("acme", moved)] == [False, False]
+    await deps.fleet.close()

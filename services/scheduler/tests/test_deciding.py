@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 from moorage_common.contracts.desired import Resources
 from moorage_common.contracts.keys import GpuShare, TenantLimits
 from moorage_scheduler.placement.deciding import Grounds, decide
-from moorage_scheduler.placement.decisions import Place, Queue
+from moorage_scheduler.placement.decisions import Place, Queue, Repair
 from moorage_scheduler.placement.shares import Shares
 from moorage_scheduler.placement.state import Ask, ClusterState, Held, NodeSize
 
@@ -27,3 +29,12 @@ def test_a_tenant_gets_no_more_gpu_memory_than_its_cap_however_little_time_it_as
     refused = decide(state, ask("acme", 1, gpu_mem_mib=80_000), grounds)
     assert isinstance(refused, Queue)
     assert "may hold 2000 GPU milli and would pass that by 1000; lower gpu_mem_mib" in refused.reason
+
+
+def test_others_are_moved_for_a_replica_and_for_no_scavenger() -> None:
+    sizes = [replace(H100S, name=name, devices=1) for name in ("a", "b")]
+    running = {name: Held(ask("acme", 400, name), name, (0,), 400) for name in ("a", "b")}
+    grounds = Grounds(Shares.of({}), movable=frozenset(running))
+    state = ClusterState.of(sizes, running)
+    assert isinstance(decide(state, ask("blue", 1000), grounds), Repair)
+    assert isinstance(decide(state, ask("blue", 1000, "s", "scavenger"), grounds), Queue)

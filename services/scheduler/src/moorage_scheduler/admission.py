@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import structlog
 
@@ -54,9 +55,9 @@ class Room:
 
 @dataclass(frozen=True)
 class _Basis:
-    """What decisions rest on while nothing changes. `grounds`: by whether others may be disturbed."""
+    """What decisions rest on while nothing changes. `grounds`: by what others may be asked to do for one."""
 
-    grounds: Mapping[bool, Grounds]
+    grounds: Mapping[Literal["nothing", "stop", "move or stop"], Grounds]
     usage: Usage
 
 
@@ -126,7 +127,10 @@ class Admission:
             return reason
         tries = room.tries if room is not None else 0
         account, ask = self.fleet.account, ask_of(one.version)
-        grounds = basis.grounds[may_search and tries < MOST_TRIES]
+        if not may_search or tries >= MOST_TRIES:
+            grounds = basis.grounds["nothing"]
+        else:
+            grounds = basis.grounds["move or stop" if self.mover.in_budget(ask.tenant, now) else "stop"]
         if may_search:
             self._searched_at[one.key] = now
         decision = decide(account, ask, grounds, basis.usage)
@@ -162,13 +166,18 @@ class Admission:
             least={key: version.min_replicas for key, version in self.mover.wanted.items() if version.min_replicas},
         )
         usage = usage_of(self.fleet.account, arrivals)
-        return _Basis({True: grounds, False: replace(grounds, may_disturb=False)}, usage)
+        fewer: Grounds = replace(grounds, movable=frozenset())
+        return _Basis(
+            {"nothing": replace(grounds, may_disturb=False), "stop": fewer, "move or stop": grounds},
+            usage,
+        )
 
     def _make_room(self, one: Pending, decision: Repair | Reclaim | Preempt, tries: int, now: float) -> str:
         moving, victims = "", tuple[str, ...]()
         if isinstance(decision, Repair):
             move = decision.moves[0]
-            refused = self.mover.begin(move, f"room for {_name(one.key)}", at_version=self.fleet.account.version)
+            at_version, asker = self.fleet.account.version, one.key[0]
+            refused = self.mover.begin(move, f"room for {_name(one.key)}", at_version=at_version, asker=asker)
             if refused:
                 return f"room can be made by a move, once {refused}"
             moving = move.replica

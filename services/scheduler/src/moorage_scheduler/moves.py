@@ -32,7 +32,7 @@ class MoveLimits:
 
     Attributes:
         cooldown_s: a replica that moved, or could not, stays for so long.
-        an_hour: moves of one tenant's replicas.
+        an_hour: moves of one tenant's replicas, and moves for one tenant's sake.
         timeout_s: a new host that does not serve by then is given up.
     """
 
@@ -95,7 +95,9 @@ class Mover:
             version = self.wanted.get(host.key)
             if version is None or version.pinned or not self._rested(host, now) or self._cramped(version):
                 return False
-            return host.placed.asked == version.resources.model_dump(mode="json") and self._in_budget(host, now)
+            return host.placed.asked == version.resources.model_dump(mode="json") and self.in_budget(
+                host.placed.tenant, now
+            )
 
         return may_move
 
@@ -108,8 +110,9 @@ class Mover:
         moved_at = host.placed.started_at if host.placed.moved_from else 0.0
         return now - max(moved_at, self._aborted_at.get(host.placed.host_id, 0.0)) >= self.limits.cooldown_s
 
-    def _in_budget(self, host: Host, now: float) -> bool:
-        begun = self._begun[host.placed.tenant]
+    def in_budget(self, tenant: str, now: float) -> bool:
+        """Whether the tenant's replicas may be moved, and others for it."""
+        begun = self._begun[tenant]
         while begun and now - begun[0] > HOUR_S:
             begun.popleft()
         return len(begun) < self.limits.an_hour
@@ -117,12 +120,13 @@ class Mover:
     def recently_aborted(self, host_id: str, now: float) -> bool:
         return now - self._aborted_at.get(host_id, 0.0) < self.limits.cooldown_s
 
-    def begin(self, move: Move, why: str, *, at_version: int) -> str:
+    def begin(self, move: Move, why: str, *, at_version: int, asker: str = "") -> str:
         """Start the new host of `move`; why it has to wait, or nothing.
 
         Args:
             why: for people.
             at_version: of the account that the move was planned on.
+            asker: the tenant for whose replica room is made, if it is for one.
         """
         busy, nodes = self._busy()
         old = self.fleet.hosts.get(move.replica)
@@ -133,7 +137,8 @@ class Mover:
             return reason
         if move.replica in busy or {move.source.node, move.target.node} & nodes:
             return f"another move on {move.source.node} or {move.target.node} ends first"
-        self._begun[old.placed.tenant].append(time.time())
+        for tenant in {old.placed.tenant, asker or old.placed.tenant}:
+            self._begun[tenant].append(time.time())
         new = self.placing.start(old.key, version, move.target, moved_from=move.replica)
         log.info("moving", host_id=move.replica, to=new, node=move.target.node, devices=move.target.devices, why=why)
         self._under_way[new] = move.replica

@@ -50,7 +50,7 @@ class Settings(ServiceSettings):
         default=60.0, ge=0, description="Seconds that a replica stays where it is after it was moved for others' sake."
     )
     moves_an_hour: int = Field(
-        default=120, ge=0, description="Replicas of one tenant that may be moved an hour to make room for others."
+        default=120, ge=0, description="Moves an hour to make room: of one tenant's replicas, and for one tenant's."
     )
     reclaim_grace_s: float = Field(
         default=30.0,

@@ -82,7 +82,9 @@ def decide(state: ClusterState, ask: Ask, grounds: Grounds, usage: Usage | None 
     if found is not None or not grounds.may_disturb:
         return found or answers[-1]
     state.failures.failed_at.clear()  # what was searched in vain before is no ground, and would not be recorded
-    plans = (repair(state, one, grounds.movable.__contains__) for one in asks)
+    # Nobody is disturbed for a scavenger, which is the first to go again.
+    wanted = asks if ask.scheduling_class != "scavenger" else []
+    plans = (repair(state, one, grounds.movable.__contains__) for one in wanted)
     plan = next((plan for plan in plans if plan is not None), None)
     return plan or _victims(state, ask, grounds, usage) or answers[-1]
 

@@ -65,7 +65,7 @@ def decide(
         if isinstance(found, Place):
             return found
         waits = found
-    if policy.repairs and not isinstance(admitted, Refused):
+    if policy.repairs and not isinstance(admitted, Refused) and ask.scheduling_class != "scavenger":
         moved = repair(state, admitted[-1], movable)
         if moved is not None:
             return moved
