@@ -48,11 +48,17 @@ check: setup ## Lint, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## Measure what docs/benchmarks.md claims (25 minutes; makes environments for the peers)
+bench: setup ## Measure what docs/benchmarks.md claims (an hour and a half; makes environments for the peers)
 	$(BIN)/python bench/router.py
 	$(BIN)/python bench/connections.py
 	$(BIN)/python bench/fuzz_codec.py
 	$(BIN)/python bench/dataplane.py
+	$(BIN)/python bench/gpu_fairness.py
+	$(BIN)/python bench/cold_start.py
+	$(BIN)/python bench/defragmentation.py
+	$(BIN)/python bench/kills.py
+	$(BIN)/python bench/pipeline.py
+	$(BIN)/python bench/pools.py
 
 docs: setup ## Regenerate settings, refusals and the REST reference
 	$(BIN)/python docs/generate
