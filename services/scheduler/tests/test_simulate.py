@@ -78,11 +78,16 @@ def test_a_guaranteed_tenant_waits_no_longer_than_the_grace_of_those_who_borrowe
     assert plain.summary.waits["mine"].longest_s > 800
 
 
-def test_reclaim_leaves_a_version_its_minimum() -> None:
+def test_what_is_guaranteed_is_reclaimed_from_a_minimum_too_and_that_of_the_guaranteed_stays() -> None:
     shares = Shares.of({"mine": [GpuShare(guaranteed_milli=1000)]}, grace_s=30.0)
     flood = [job(f"f{i}", 0, tenant="flood", lasts_s=900) for i in range(2)]
     least = {("flood", "f0", 1): 1, ("flood", "f1", 1): 1}
     found = ran([*flood, job("x", 10, tenant="mine")], shares=shares, least=least)
+    assert found.summary.reclaimed == 1
+    assert found.summary.waits["mine"].longest_owed_s == 20.0
+    owned = [GpuShare(guaranteed_milli=2000)]
+    kept = Shares.of({"mine": [GpuShare(guaranteed_milli=1000)], "flood": owned}, grace_s=30.0)
+    found = ran([*flood, job("x", 10, tenant="mine")], shares=kept, least=least)
     assert found.summary.reclaimed == 0
 
 
