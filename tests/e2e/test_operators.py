@@ -61,7 +61,9 @@ def test_a_version_that_waits_is_told_why_and_a_drained_node_stays_drained(
 ) -> None:
     version = client.push(classifier, name=name, example=pictures[:8])
     client.deploy(version, gpu=0.25, gpu_models=["H100"], wait=False)
-    until(lambda: client.registry.explain(name).versions[0].waiting == 1, 30, "replica that waits")
+    until(
+        lambda: [version.waiting for version in client.registry.explain(name).versions] == [1], 30, "replica that waits"
+    )
     (told,) = client.registry.explain(name).versions
     assert [(step.filter, step.nodes) for step in told.removed] == [("gpu_model", told.nodes)]
     assert told.would_fit == ["any GPU model, not only those in gpu_models"]
