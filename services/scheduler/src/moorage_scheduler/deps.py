@@ -39,7 +39,6 @@ from moorage_scheduler.loads import LoadBoard
 from moorage_scheduler.metrics import SchedulerMetrics
 from moorage_scheduler.moves import MoveLimits, Mover
 from moorage_scheduler.nodes import Nodes
-from moorage_scheduler.placement.state import ClusterState
 from moorage_scheduler.placing import Placing
 from moorage_scheduler.pools import Pools
 from moorage_scheduler.questions import Questions
@@ -116,6 +115,33 @@ class Deps:
         return None
 
 
+@dataclass(frozen=True)
+class _Configs:
+    """What new hosts are started with, as JSON."""
+
+    settings: Settings
+
+    def hosting(
+        self, host_id: str, tenant: str, loads: list[LoadSpec], *, pool_memory_mib: int = 0, caps: GpuCaps | None = None
+    ) -> str:
+        return HostConfig(
+            host_id=host_id,
+            tenant=tenant,
+            bind=self.settings.host_bind,
+            cache_dir=self.settings.cache_dir,
+            loads=loads,
+            pool_memory_mib=pool_memory_mib,
+            gpu_caps=caps if self.settings.mps else None,
+        ).model_dump_json()
+
+    def validating(self, host_id: str, tenant: str) -> str:
+        return self.hosting(host_id, tenant, [])
+
+    def warm(self, host_id: str, formats: Collection[str]) -> str:
+        told = {"host_id": host_id, "cache_dir": self.settings.cache_dir, "warm": list(formats)}
+        return HostConfig.model_validate(told).model_dump_json()
+
+
 def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) -> Deps:
     """Wire everything; nothing starts yet."""
     bus = Bus(settings.nats_url.get_secret_value(), f"scheduler-{settings.cluster}")
@@ -129,30 +155,7 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
     cluster = Cluster(settings.ray_address, host_class, leadership.valid, left_out=left_out)
     metrics.leader.set_function(lambda: float(leadership.valid()))
     metrics.fencing.set_function(lambda: float(leadership.fencing))
-    changed = asyncio.Event()
-
-    def configure(
-        host_id: str, tenant: str, loads: list[LoadSpec], *, pool_memory_mib: int = 0, caps: GpuCaps | None = None
-    ) -> str:
-        return HostConfig(
-            host_id=host_id,
-            tenant=tenant,
-            bind=settings.host_bind,
-            cache_dir=settings.cache_dir,
-            loads=loads,
-            pool_memory_mib=pool_memory_mib,
-            gpu_caps=caps if settings.mps else None,
-        ).model_dump_json()
-
-    def configure_warm(host_id: str, formats: Collection[str]) -> str:
-        told = {"host_id": host_id, "cache_dir": settings.cache_dir, "warm": list(formats)}
-        return HostConfig.model_validate(told).model_dump_json()
-
-    def on_change(host: Host) -> None:
-        present = host.placed.host_id in fleet.hosts
-        reports.host_changed(host, present=present)
-        starts.changed(host, present=present)
-        changed.set()
+    changed, leading = asyncio.Event(), asyncio.Event()
 
     def format_of(key: VersionKey) -> str | None:
         entry = reconciler.desired.get(desired_key(settings.cluster, *key[:2]))
@@ -160,25 +163,51 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         return next((version.load.format for version in versions if version.load.version == key[2]), None)
 
     starts = StartTimes(metrics, format_of)
+    fleet = _fleet(cluster, metrics, reports, starts, changed)
+    loads, limits = LoadBoard(), LimitsBoard()
+    reconciler = _reconciler(settings, fleet, reports, loads=loads, limits=limits, changed=changed)
+    questions = Questions(bus, settings.cluster, reconciler, limits, lambda: leading.is_set() and leadership.valid())
+    readers = _readers(settings, bus, reconciler, limits)
+    return Deps(
+        settings, bus, leadership, cluster, fleet, reconciler.validations, reports, loads, starts, reconciler,
+        questions, readers, reached=asyncio.Event(), leading=leading,
+    )  # fmt: skip
 
-    account = ClusterState()
-    fleet = Fleet(cluster, metrics, on_change, account)
-    nodes = Nodes(cluster, account, settings.node_grace_s, changed.set)
+
+def _fleet(
+    cluster: Cluster, metrics: SchedulerMetrics, reports: Reports, starts: StartTimes, changed: asyncio.Event
+) -> Fleet:
+    """The hosts; what becomes of them is reported, and wakes the reconciler."""
+
+    def on_change(host: Host) -> None:
+        present = host.placed.host_id in fleet.hosts
+        reports.host_changed(host, present=present)
+        starts.changed(host, present=present)
+        changed.set()
+
+    fleet = Fleet(cluster, metrics, on_change)
+    return fleet
+
+
+def _reconciler(
+    settings: Settings, fleet: Fleet, reports: Reports, *, loads: LoadBoard, limits: LimitsBoard, changed: asyncio.Event
+) -> Reconciler:
+    """All that decides about the hosts of `fleet`."""
+    cluster, metrics, configs = fleet.cluster, fleet.metrics, _Configs(settings)
+    nodes = Nodes(cluster, fleet.account, settings.node_grace_s, changed.set)
     validations = Validations(
         cluster,
         metrics,
-        configure=lambda host_id, tenant: configure(host_id, tenant, []),
+        configure=configs.validating,
         nodes=lambda: nodes.open,
-        account=account,
+        account=fleet.account,
         on_result=changed.set,
     )
-    loads = LoadBoard()
     targets = Targets(loads)
-    warm = Warm(cluster, metrics, configure_warm, _warm_size(settings))
-    placing = Placing(fleet, nodes, configure, warm, settings.pool_memory_mib)
+    warm = Warm(cluster, metrics, configs.warm, _warm_size(settings))
+    placing = Placing(fleet, nodes, configs.hosting, warm, settings.pool_memory_mib)
     move_limits = MoveLimits(settings.move_cooldown_s, settings.moves_an_hour)
     mover = Mover(fleet, placing, metrics, move_limits, told=reports.told)
-    limits = LimitsBoard()
     shares = SharesBoard(limits, settings.reclaim_grace_s)
     admission = Admission(fleet, placing, mover, shares.current, Journal())
     pools = Pools(
@@ -188,7 +217,7 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         leaves=lambda host: host.placed.node in nodes.drained,
         size=_pool_size(settings),
     )
-    reconciler = Reconciler(
+    return Reconciler(
         fleet,
         nodes,
         targets,
@@ -202,22 +231,18 @@ def build(settings: Settings, metrics: SchedulerMetrics, host_class: type[Any]) 
         Reporting(fleet, validations, reports, metrics, pools),
         changed,
     )
-    leading = asyncio.Event()
-    questions = Questions(bus, settings.cluster, reconciler, limits, lambda: leading.is_set() and leadership.valid())
 
+
+def _readers(settings: Settings, bus: Bus, reconciler: Reconciler, limits: LimitsBoard) -> Readers:
     def on_intent(key: str, entry: Versioned) -> None:
         if key == settings.cluster:
             reconciler.intend(entry)
 
-    readers = Readers(
+    return Readers(
         desired=BucketReader(bus, BUCKET_DESIRED, reconciler.desire, prefix=f"{settings.cluster}."),
         intent=BucketReader(bus, BUCKET_CLUSTERS, on_intent, prefix=settings.cluster),
         limits=BucketReader(bus, BUCKET_LIMITS, limits.take),
     )
-    return Deps(
-        settings, bus, leadership, cluster, fleet, validations, reports, loads, starts, reconciler, questions, readers,
-        reached=asyncio.Event(), leading=leading,
-    )  # fmt: skip
 
 
 def _warm_size(settings: Settings) -> WarmSize:

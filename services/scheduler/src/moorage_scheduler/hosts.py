@@ -265,9 +265,7 @@ class Fleet:
             while host.state == "ready" and host.identity.generation == generation:
                 await asyncio.wait({gone}, timeout=RECHECK_S)
                 check = asyncio.create_task(self._recheck(host))
-                check.add_done_callback(
-                    lambda check: check.cancelled() or check.exception()
-                )  # heard of, awaited or not
+                check.add_done_callback(lambda done: done.cancelled() or done.exception())  # heard of, awaited or not
                 await asyncio.wait({gone, check}, return_when=asyncio.FIRST_COMPLETED)
                 if check.done():
                     check.result()
