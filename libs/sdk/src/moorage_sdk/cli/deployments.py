@@ -10,6 +10,20 @@ from moorage_sdk.cli.output import print_json, print_line, print_rows
 if TYPE_CHECKING:
     from moorage_sdk.spec import Placing
 
+Isolation = Annotated[
+    Literal["dedicated", "pooled"], typer.Option(help="A process of its own, or one shared by small models.")
+]
+Weights = Annotated[list[str] | None, typer.Option(help="VERSION=PERCENT, once a version.", metavar="VERSION=PERCENT")]
+GpuModels = Annotated[list[str] | None, typer.Option(help="GPU model it may run on, once a model.", metavar="MODEL")]
+GpuProfiles = Annotated[
+    list[str] | None,
+    typer.Option(help="What it takes of a GPU model, such as H100=0.2 or H100=0.2,4Gi.", metavar="MODEL=GPU[,MEM]"),
+]
+NodeLabels = Annotated[list[str] | None, typer.Option(help="Label that the node must carry.", metavar="NAME=VALUE")]
+InClass = Annotated[
+    Literal["standard", "scavenger"] | None, typer.Option("--class", help="scavenger: only on what nobody wants.")
+]
+
 
 def deploy(
     context: typer.Context,
@@ -22,27 +36,14 @@ def deploy(
     memory: Annotated[str | None, typer.Option(help="Memory, such as 1Gi.")] = None,
     least: Annotated[int, typer.Option("--min", min=0, help="Least replicas.")] = 1,
     most: Annotated[int, typer.Option("--max", min=1, help="Most replicas.")] = 1,
-    isolation: Annotated[
-        Literal["dedicated", "pooled"], typer.Option(help="A process of its own, or one shared by small models.")
-    ] = "dedicated",
-    traffic: Annotated[
-        list[str] | None, typer.Option(help="VERSION=PERCENT, once a version.", metavar="VERSION=PERCENT")
-    ] = None,
-    gpu_model: Annotated[
-        list[str] | None, typer.Option(help="GPU model it may run on, once a model.", metavar="MODEL")
-    ] = None,
-    gpu_profile: Annotated[
-        list[str] | None,
-        typer.Option(help="What it takes of a GPU model, such as H100=0.2 or H100=0.2,4Gi.", metavar="MODEL=GPU[,MEM]"),
-    ] = None,
+    isolation: Isolation = "dedicated",
+    traffic: Weights = None,
+    gpu_model: GpuModels = None,
+    gpu_profile: GpuProfiles = None,
     elastic: Annotated[str | None, typer.Option(help="Per cent of --gpu that may be left out, at most 50.")] = None,
-    node_label: Annotated[
-        list[str] | None, typer.Option(help="Label that the node must carry.", metavar="NAME=VALUE")
-    ] = None,
+    node_label: NodeLabels = None,
     idle: Annotated[str | None, typer.Option(help="With --min 0: none after so long without a request: 5m.")] = None,
-    scheduling_class: Annotated[
-        Literal["standard", "scavenger"] | None, typer.Option("--class", help="scavenger: only on what nobody wants.")
-    ] = None,
+    scheduling_class: InClass = None,
     priority: Annotated[int | None, typer.Option(min=0, max=100, help="Within the tenant; 50 if left out.")] = None,
     pinned: Annotated[bool | None, typer.Option("--pinned/--movable", help="Never moved to make room.")] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for a ready replica.")] = False,
