@@ -97,7 +97,7 @@ def measured(warm: int, single: int, at_once: int) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--warm", type=int, nargs="*", default=[0, 8, 50], help="empty hosts kept, a platform each")
-    parser.add_argument("--single", type=int, default=15)
+    parser.add_argument("--single", type=int, default=12)
     parser.add_argument("--at-once", type=int, default=50)
     args = parser.parse_args()
     results: dict[str, dict[str, Any]] = {}
