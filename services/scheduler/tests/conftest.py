@@ -84,6 +84,13 @@ def machines() -> Iterator[Machines]:
                 found.kill(name)
 
 
+@pytest.fixture(autouse=True)
+def metrics_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feast asks for prometheus-client's multi-process mode wherever it is imported, as by other suites of this run."""
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    monkeypatch.delenv("prometheus_multiproc_dir", raising=False)
+
+
 @pytest.fixture(scope="module")
 def several() -> Iterator[Machines]:
     """A cluster of its own: a head without GPUs, to which tests add nodes. No driver in this process."""

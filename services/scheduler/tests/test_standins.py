@@ -16,7 +16,7 @@ from moorage_scheduler.sizing import WarmSize
 from moorage_scheduler.validations import Validations
 from moorage_scheduler.warm import Warm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

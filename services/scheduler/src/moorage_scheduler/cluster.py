@@ -138,7 +138,8 @@ class Cluster:
     async def ask_ray(self, call: Callable[[], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
         """Make a call of Ray's own interface, which blocks one of a few threads for that long."""
         try:
-            return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._threads, call), timeout_s)
+            async with asyncio.timeout(timeout_s):  # unlike wait_for it never swallows a cancellation
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except RayActorError as error:
             raise HostGone(str(error)) from error
         except (TimeoutError, GetTimeoutError, RayError, ConnectionError) as error:
@@ -349,7 +350,8 @@ class Cluster:
         submit = functools.partial(self._submit, host_id, method, arguments, retries)
         future = (await self.ask_ray(submit)).future()
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.wrap_future(future)
         except RayActorError as error:
             raise HostGone(str(error)) from error
         except RayTaskError as error:
