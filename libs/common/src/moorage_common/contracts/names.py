@@ -28,6 +28,9 @@ BUCKET_LEASES = "moorage_leases"
 
 STREAM_EVENTS = "EVT"
 STREAM_USAGE = "USAGE"
+STREAM_SIGNALS = "SIGNALS"
+STREAM_FEEDBACK = "FEEDBACK"
+STREAM_OUTPUTS = "OUTPUTS"
 
 TENANT_SERIES_SUBJECT = "series.tenant"
 """Request (core NATS): a tenant's name; each router answers with Prometheus text of that tenant's series."""
@@ -57,6 +60,19 @@ def endpoint_key(cluster: str, host_id: str) -> str:
 def usage_subject(router: str) -> str:
     """Chunks carry many tenants; the shard is the router that wrote them."""
     return f"usage.all.{router}"
+
+
+def signals_subject(tenant: str, model: str) -> str:
+    return f"signals.{tenant}.{model}"
+
+
+def feedback_subject(tenant: str, model: str) -> str:
+    return f"feedback.{tenant}.{model}"
+
+
+def outputs_subject(router: str) -> str:
+    """Chunks carry many tenants; the shard is the router that wrote them."""
+    return f"outputs.all.{router}"
 
 
 def load_subject(router: str) -> str:

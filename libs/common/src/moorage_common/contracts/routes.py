@@ -11,7 +11,10 @@ Role = Literal["stable", "candidate", "shadow"]
 
 
 class Arm(Contract):
-    """One share of the traffic. Weights of the arms that are not shadows add up to 10,000 basis points."""
+    """One share of the traffic. Weights of the arms that are not shadows add up to 10,000 basis points.
+
+    The weight of a shadow is the share of the requests of which it gets a copy.
+    """
 
     arm: str
     version: int
@@ -38,6 +41,49 @@ class FeatureJoin(Contract):
     default: float = 0.0
 
 
+class Sticky(Contract):
+    """The same key always goes to the same arm, as long as that arm's share does not shrink.
+
+    `by` header: of the request; entity: the first row of an input. `salt` makes one rollout's shares independent of
+    another's.
+    """
+
+    by: Literal["header", "entity"]
+    name: str = Field(min_length=1, max_length=256)
+    salt: str = ""
+
+
+class RouteRing(Contract):
+    """Callers that a version is given to before others: by a header's values, or by their keys' ids.
+
+    `weight_bp` of their requests go to `version`, the others to where everybody's go.
+    """
+
+    name: str
+    header: str = ""
+    values: list[str] = []
+    kids: list[str] = []
+    version: int
+    weight_bp: int = Field(ge=0, le=10_000)
+
+
+class RouteRollout(Contract):
+    """The rollout that owns the weights: which versions routers count, compare and mirror."""
+
+    id: str
+    stable: int
+    candidate: int
+    paired_bp: int = Field(default=0, ge=0, le=10_000, description="Candidate's requests that stable gets a copy of.")
+    skip_first: int = Field(default=50, ge=0, description="Requests of a new replica whose latency does not count.")
+
+
+class RouteFeedback(Contract):
+    """Compact outputs are kept of `keep_bp` of the requests: of `output`, or of the first output if empty."""
+
+    output: str = ""
+    keep_bp: int = Field(default=10_000, ge=0, le=10_000)
+
+
 class Route(Contract):
     tenant: str
     model: str
@@ -46,6 +92,10 @@ class Route(Contract):
     versions: list[RouteVersion]
     deadline_ms: int = 30_000
     features: FeatureJoin | None = None
+    sticky: Sticky | None = None
+    rings: list[RouteRing] = []
+    rollout: RouteRollout | None = None
+    feedback: RouteFeedback | None = None
     cluster: str = Field(default="", description="Whose scheduler is asked to start a version that has no replica.")
 
     def version(self, number: int) -> RouteVersion | None:

@@ -263,7 +263,7 @@ class DeploymentService:
         now = self.work.now
         row = DeploymentRow(model=model, revision=0, deleted=True, created_at=now, updated_at=now)
         self._rows.add(self.work.tenant, row)
-        traffic = TrafficRow(model=model, arms=[], stickiness=None, owner=plan.MANUAL, revision=0)
+        traffic = TrafficRow(model=model, arms=[], stickiness=None, rings=[], owner=plan.MANUAL, revision=0)
         self._rows.add(self.work.tenant, traffic)
         return row
 

@@ -45,7 +45,10 @@ class RevisionRow(Base):
 
 
 class TrafficRow(Base):
-    """Arms of a deployment. `owner` is `manual`, or `rollout:<id>` while a rollout moves the weights."""
+    """Arms of a deployment. `owner` is `manual`, or `rollout:<id>` while a rollout moves the weights.
+
+    `rings` are those whose callers get a version before others: `{name, version, weight_bp}`.
+    """
 
     __tablename__ = "traffic"
 
@@ -53,6 +56,7 @@ class TrafficRow(Base):
     model: Mapped[str] = mapped_column(primary_key=True)
     arms: Mapped[list[dict[str, Any]]]
     stickiness: Mapped[dict[str, Any] | None]
+    rings: Mapped[list[dict[str, Any]]]
     owner: Mapped[str]
     revision: Mapped[int]
 

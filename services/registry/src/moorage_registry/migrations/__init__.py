@@ -16,11 +16,15 @@ def metadata() -> MetaData:
     from moorage_registry.catalog import tables as catalog  # noqa: PLC0415
     from moorage_registry.clusters import tables as clusters  # noqa: PLC0415
     from moorage_registry.deployments import tables as deployments  # noqa: PLC0415
+    from moorage_registry.feedback import tables as feedback  # noqa: PLC0415
     from moorage_registry.keys import tables as keys  # noqa: PLC0415
+    from moorage_registry.rings import tables as rings  # noqa: PLC0415
+    from moorage_registry.rollouts import tables as rollouts  # noqa: PLC0415
     from moorage_registry.tenants import tables as tenants  # noqa: PLC0415
     from moorage_registry.usage import tables as usage  # noqa: PLC0415
 
-    assert all((outbox, audit, catalog, clusters, deployments, keys, tenants, usage))  # noqa: S101
+    known = (outbox, audit, catalog, clusters, deployments, feedback, keys, rings, rollouts, tenants, usage)
+    assert all(known)  # noqa: S101
     return Base.metadata
 
 

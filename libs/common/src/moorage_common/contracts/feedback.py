@@ -1,0 +1,65 @@
+"""Labels that come back, and what was answered: streams FEEDBACK and OUTPUTS."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moorage_common.contracts.model import Contract
+
+OUTPUT_BYTES = 1024
+"""A compact output is at most this long."""
+
+OutputKind = Literal["class", "number"]
+
+
+class Output(Contract):
+    """The compact output of one answered request: the class, or the number, of its first row."""
+
+    kind: OutputKind
+    value: str = Field(max_length=OUTPUT_BYTES)
+    """A class's label, or a number as `repr` writes it."""
+
+
+class AnsweredOutput(Contract):
+    """`ulid` is of the request id. `other` is what `other_version` answered to a copy of the same request."""
+
+    ulid: str
+    tenant: str
+    model: str
+    version: int
+    arm: str
+    at: float
+    output: Output
+    other_version: int | None = None
+    other: Output | None = None
+
+
+class OutputsChunk(Contract):
+    """Outputs that one router kept, in one message; `chunk_id` is its `Nats-Msg-Id`."""
+
+    chunk_id: str
+    outputs: list[AnsweredOutput]
+
+
+class Feedback(Contract):
+    """What is known of one answer: the true `label`, or whether it was `correct`, or its `loss`; the first given counts.
+
+    `version`, `arm` and `ulid` are from the request id, whose MAC the router has checked.
+    """
+
+    tenant: str
+    model: str
+    version: int
+    arm: str
+    ulid: str
+    at: float
+    label: str | float | bool | None = None
+    correct: bool | None = None
+    loss: float | None = None
+
+
+class FeedbackChunk(Contract):
+    """Of one call of a client. `chunk_id` is its `Nats-Msg-Id`: from the ids, so that a retry is no second label."""
+
+    chunk_id: str
+    feedback: list[Feedback]

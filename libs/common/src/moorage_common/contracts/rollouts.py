@@ -1,0 +1,149 @@
+"""What a rollout is told to do: the policy, as it is set by people and as the judge reads it."""
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from moorage_common.contracts.model import Contract
+
+WHOLE_PCT = 100.0
+
+SignalName = Literal["errors", "latency", "quality", "drift"]
+
+RolloutState = Literal["pending", "baking", "hold", "paused", "guarded", "done", "rolled_back", "aborted"]
+"""`pending`: no traffic yet. `baking`: at a step. `hold`: at a step, waiting for what `reason` says. `guarded`: the
+candidate is promoted and the stable one is kept. The last three are final."""
+
+FINAL: frozenset[str] = frozenset({"done", "rolled_back", "aborted"})
+
+
+class _Part(Contract):
+    """Unlike messages, what people write must not have a field that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Step(_Part):
+    """One step: so much of the traffic, for at least so long, until the evidence of safety is there.
+
+    A `ring` step shares out the ring's requests alone; a `shadow` step mirrors requests and answers none.
+    """
+
+    weight: float = Field(default=0.0, ge=0, le=100, description="Per cent of the requests that the candidate answers.")
+    ring: str | None = Field(default=None, description="Only of this ring's requests; everybody else stays.")
+    shadow: float = Field(default=0.0, ge=0, le=100, description="Per cent of the requests mirrored to the candidate.")
+    at_least_s: float = Field(default=60.0, ge=0, le=30 * 86_400)
+    at_most_s: float = Field(
+        default=900.0, ge=1, le=30 * 86_400, description="Without evidence by then the rollout holds and says why."
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Step":
+        if self.shadow and (self.weight or self.ring):
+            message = "a step either mirrors (shadow) or answers (weight, ring), not both"
+            raise ValueError(message)
+        if not self.shadow and not self.weight:
+            message = "a step needs a weight or a shadow above 0"
+            raise ValueError(message)
+        return self
+
+
+class ErrorsPolicy(_Part):
+    """Bad: 5xx, timeout, a lost answer, NaN. `margin` in percentage points is what would be too much to promote."""
+
+    on: bool = True
+    alpha: float = Field(default=0.004, gt=0, lt=0.5)
+    margin_pp: float = Field(default=2.0, gt=0, le=50)
+    least_gap_pp: float = Field(default=0.2, ge=0, le=50, description="No rollback for a smaller difference of rates.")
+    least_requests: int = Field(default=10, ge=1, description="Of the candidate, before errors may roll it back.")
+    least_bad: int = Field(default=3, ge=1)
+
+
+class LatencyPolicy(_Part):
+    """Bad: beyond a quantile of the stable version, frozen before each step."""
+
+    on: bool = True
+    alpha: float = Field(default=0.003, gt=0, lt=0.5)
+    margin_pct: float = Field(default=20.0, gt=0, le=1000, description="Slower p95 that would be too much to promote.")
+    least_gap_pct: float = Field(
+        default=5.0, ge=0, le=1000, description="What is slower by less never counts as slower."
+    )
+    skip_first: int = Field(default=50, ge=0, le=100_000, description="Requests of a new replica left out.")
+
+
+class QualityPolicy(_Part):
+    """Bad: a wrong answer, by the labels fed back; for regression a loss above the stable version's p75."""
+
+    on: bool = True
+    alpha: float = Field(default=0.0025, gt=0, lt=0.5)
+    paired_pct: float = Field(
+        default=0.0, ge=0, le=100,
+        description="Per cent of the candidate's requests also sent to stable, so that one label judges both.",
+    )  # fmt: skip
+    needed: bool = Field(default=False, description="Whether steps wait for evidence of quality too.")
+    margin_pp: float = Field(default=3.0, gt=0, le=100)
+
+
+class DriftPolicy(_Part):
+    """Predictions of another distribution than the stable version's hold the rollout; collapsed ones roll it back."""
+
+    on: bool = True
+    alpha: float = Field(default=0.0005, gt=0, lt=0.5)
+    tolerance: float = Field(default=1.25, ge=1, le=100, description="Ratio of a bin's shares that is no drift yet.")
+    action: Literal["hold", "alert", "roll_back"] = "hold"
+    low: float | None = Field(default=None, description="Declared range of a regression's predictions.")
+    high: float | None = None
+
+
+class GuardPolicy(_Part):
+    """After promotion: how long the stable version stays, and what share it keeps so that both can be compared."""
+
+    for_s: float = Field(default=1800.0, ge=0, le=30 * 86_400)
+    holdback: float = Field(default=5.0, ge=0, le=50, description="Per cent.")
+
+
+class RolloutPolicy(_Part):
+    """Every number of a rollout. The default needs no configuration."""
+
+    steps: list[Step] = Field(
+        default=[Step(weight=5.0), Step(weight=25.0), Step(weight=50.0)], min_length=1, max_length=32,
+        description="Then the candidate is promoted.",
+    )  # fmt: skip
+    errors: ErrorsPolicy = ErrorsPolicy()
+    latency: LatencyPolicy = LatencyPolicy()
+    quality: QualityPolicy = QualityPolicy()
+    drift: DriftPolicy = DriftPolicy()
+    guard: GuardPolicy = GuardPolicy()
+    beta: float = Field(default=0.05, gt=0, lt=0.5, description="Chance to promote what is worse by a whole margin.")
+    on_no_evidence: Literal["hold", "promote"] = Field(
+        default="hold", description="What a step does without evidence when its `at_most_s` has passed."
+    )
+    baseline_requests: int = Field(default=2000, ge=100, le=100_000, description="Of stable, before the first step.")
+    baseline_at_most_s: float = Field(default=60.0, ge=0, le=86_400)
+    candidate_hosts: int = Field(default=2, ge=1, le=64, description="Started with so many, where there is room.")
+    ready_within_s: float = Field(default=600.0, ge=1, le=86_400, description="Else the candidate is rolled back.")
+
+    @model_validator(mode="after")
+    def _growing(self) -> "RolloutPolicy":
+        weights = [step.weight for step in self.steps if step.ring is None and not step.shadow]
+        if weights != sorted(weights):
+            message = f"the weights must not go down from step to step: {weights}"
+            raise ValueError(message)
+        return self
+
+    @property
+    def alpha(self) -> float:
+        """The bound on a false rollback by this policy, all signals together."""
+        signals = (self.errors, self.latency, self.quality)
+        rolls_back = [one.alpha for one in signals if one.on]
+        return sum(rolls_back) + (self.drift.alpha if self.drift.on else 0.0)
+
+
+class FeedbackPolicy(_Part):
+    """Of a deployment: that labels come back, and for how long what was answered is kept to compare them with."""
+
+    output: str = Field(default="", max_length=256, description="The output that labels are about; the first if empty.")
+    keep_for_s: float = Field(default=7 * 86_400.0, ge=60, le=90 * 86_400)
+    keep_pct: float = Field(default=100.0, gt=0, le=100, description="Per cent of the answers that are kept.")
+    tolerance: float = Field(default=0.0, ge=0, description="Of numbers: a label so near is a right answer.")
+    kind: Literal["auto", "class", "number"] = "auto"
