@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from moorage_sdk.answers import Version
     from moorage_sdk.async_client import AsyncClient
     from moorage_sdk.client import Client
+    from moorage_sdk.deploying import Endpoint
     from moorage_sdk.errors import MoorageApiError, SdkError
     from moorage_sdk.notebook import deploy, infer, push
-    from moorage_sdk.rollout import Endpoint
 
 __all__ = [
     "Answer",
@@ -37,7 +37,7 @@ _HOMES = {
     "Answer": "answer",
     "AsyncClient": "async_client",
     "Client": "client",
-    "Endpoint": "rollout",
+    "Endpoint": "deploying",
     "MoorageApiError": "errors",
     "SdkError": "errors",
     "Version": "answers",

@@ -8,6 +8,7 @@ from typing import Any, Self, Unpack
 from moorage_common.contracts.desired import Isolation
 from moorage_common.contracts.events import CloudEvent
 from moorage_sdk.answers import Change, Traffic, Version
+from moorage_sdk.deploying import Endpoint, wait_until_ready, with_version
 from moorage_sdk.errors import MoorageApiError, NotConfigured
 from moorage_sdk.inference import Inference
 from moorage_sdk.manifest import Manifest
@@ -16,7 +17,6 @@ from moorage_sdk.protocol import InferOptions
 from moorage_sdk.quantities import Quantity
 from moorage_sdk.registry_api import RegistryApi
 from moorage_sdk.retry import RetryPolicy
-from moorage_sdk.rollout import Endpoint, wait_until_ready, with_version
 from moorage_sdk.spec import Placing, resources_spec, traffic_spec, version_spec
 from moorage_sdk.transport import TIMEOUT_S, Transport
 from moorage_sdk.upload import upload, wait_until_validated

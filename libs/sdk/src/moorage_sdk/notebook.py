@@ -6,9 +6,9 @@ from typing import Any, Unpack
 
 from moorage_sdk.answers import Version
 from moorage_sdk.client import Client
+from moorage_sdk.deploying import Endpoint
 from moorage_sdk.profiles import Profile, resolve
 from moorage_sdk.protocol import InferOptions
-from moorage_sdk.rollout import Endpoint
 
 
 def _say(line: str) -> None:

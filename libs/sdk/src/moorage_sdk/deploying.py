@@ -13,6 +13,8 @@ from moorage_sdk.registry_api import RegistryApi
 from moorage_sdk.spec import Json
 
 _POLL_S = 0.1
+_KEPT = ("features", "deadline_ms", "policy", "feedback", "stickiness")
+"""Of the deployment as a whole: what a change of one version leaves as it is."""
 
 Progress = Callable[[str], None]
 
@@ -51,7 +53,7 @@ def with_version(spec: Json | None, wanted: Json) -> Json:
     if spec is None:
         return {"versions": [wanted]}
     others = [version for version in spec["versions"] if version["version"] != wanted["version"]]
-    kept = {key: spec[key] for key in ("features", "deadline_ms") if spec.get(key) is not None}
+    kept = {key: spec[key] for key in _KEPT if spec.get(key) is not None}
     return {**kept, "versions": [*others, wanted]}
 
 
