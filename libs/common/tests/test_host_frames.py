@@ -15,13 +15,14 @@ U32 = st.integers(0, 2**32 - 1)
 BYTES = st.binary(max_size=300)
 CALLS = st.builds(Call, U32, U32, st.binary(min_size=55, max_size=55), BYTES, BYTES)
 ANSWERS = st.builds(
-    Answer, U32, st.integers(0, 65535), U32, U32, U32, st.integers(0, len(host_frames.STATES) - 1), BYTES, BYTES
+    Answer, U32, st.integers(0, 65535), U32, U32, U32, st.integers(0, len(host_frames.STATES) - 1), BYTES, BYTES, BYTES
 )
 FRAMES = st.lists(st.one_of(CALLS, ANSWERS, U32), max_size=8)
 TRACE = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
 HEAD = b"POST /v2/models/m/versions/1/infer HTTP/1.1\r\naccept: */*\r\n"
 CALL = Call(7, 1000, TRACE, HEAD, b"body")
 ANSWER = Answer(7, 200, 120, 4, 1, 0, b"content-type: application/json\r\n", b"{}")
+COMPACT = ANSWER._replace(output=b"cyes")
 
 
 def encoded(frame: Call | Answer | int) -> bytes:
@@ -50,7 +51,7 @@ def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(
 
 
 def test_a_stream_may_be_cut_at_every_byte() -> None:
-    frames: list[Call | Answer | int] = [CALL, 9, ANSWER]
+    frames: list[Call | Answer | int] = [CALL, 9, ANSWER, COMPACT]
     stream = b"".join(map(encoded, frames))
     for at in range(len(stream) + 1):
         assert split(stream[:at], stream[at:]) == frames
@@ -62,6 +63,11 @@ def test_a_frame_is_given_out_as_soon_as_it_is_whole() -> None:
     assert frames.feed(data[:-1]) == []
     assert frames.feed(data[-1:] + data[:3]) == [ANSWER]
     assert frames.feed(data[3:]) == [ANSWER]
+
+
+def test_an_answer_that_carries_no_output_is_what_a_peer_of_before_outputs_reads() -> None:
+    assert encoded(ANSWER)[4] == host_frames.ANSWER
+    assert encoded(COMPACT)[4] == host_frames.COMPACT
 
 
 def test_numbers_too_large_for_a_frame_go_out_as_the_largest() -> None:
@@ -110,6 +116,10 @@ LYING = {
     "an answer that ends in its numbers": with_length(encoded(ANSWER)[4:20]),
     "an answer whose fields are longer than itself": with_length(encoded(ANSWER._replace(body=b""))[4:-1]),
     "an answer of an unknown state": encoded(ANSWER._replace(state=3)),
+    "a compact answer that ends in its numbers": with_length(encoded(COMPACT)[4:30]),
+    "a compact answer whose output is longer than itself": with_length(encoded(COMPACT._replace(body=b""))[4:-1]),
+    "a compact answer of an unknown state": encoded(COMPACT._replace(state=3)),
+    "a compact answer without its output": with_length(b"\4" + bytes(26)),
     "a cancel without its id": with_length(b"\x02"),
     "a cancel with half an id": with_length(b"\x02\x00\x00"),
     "a cancel with more than an id": with_length(b"\x02\x00\x00\x00\x07more"),

@@ -4,11 +4,13 @@ import asyncio
 import functools
 import time
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import orjson
 import structlog
 
 from moorage_common.contracts import host_calls
+from moorage_common.contracts.feedback import encode_output
 from moorage_common.errors import MoorageError, NotFound
 from moorage_runtime.inference import Answer, Inference, OutputState
 from moorage_runtime.v2 import HEADER_LENGTH
@@ -19,6 +21,7 @@ log = structlog.get_logger()
 _JSON = b"content-type: application/json\r\n"
 _PLAIN = {"content-type": "application/json"}
 _HEADER_LENGTH = HEADER_LENGTH.encode()
+_COMPACT = host_calls.COMPACT.encode()
 
 
 class Asked(NamedTuple):
@@ -28,6 +31,7 @@ class Asked(NamedTuple):
         header_length: of the JSON before binary tensors, as it came.
         packing: Content-Encoding of the body, None for a plain one.
         accepted: Accept-Encoding.
+        compact: the output of which a compact one is wanted, `host_calls.FIRST` for the first, None without.
     """
 
     model: str
@@ -35,10 +39,11 @@ class Asked(NamedTuple):
     header_length: str | None
     packing: str | None
     accepted: str
+    compact: str | None = None
 
 
 class Reply(NamedTuple):
-    """`fields` are encoded header lines for the caller; times in microseconds."""
+    """`fields` are encoded header lines for the caller; times in microseconds; `output` is the encoded compact one."""
 
     status: int
     fields: bytes
@@ -47,6 +52,7 @@ class Reply(NamedTuple):
     service_us: int = 0
     queue_us: int = 0
     state: OutputState = "ok"
+    output: bytes = b""
 
 
 def asked_of(path: bytes, fields: dict[bytes, bytes]) -> Asked | None:
@@ -57,12 +63,14 @@ def asked_of(path: bytes, fields: dict[bytes, bytes]) -> Asked | None:
                 raise NotFound("versions are numbers", code="version_unknown")
             length = fields.get(_HEADER_LENGTH)
             packing = fields.get(b"content-encoding", b"identity").decode("latin-1")
+            compact = fields.get(_COMPACT)
             return Asked(
                 model,
                 int(version),
                 None if length is None else length.decode("latin-1"),
                 packing if is_packed(packing) else None,
                 fields.get(b"accept-encoding", b"").decode("latin-1"),
+                None if compact is None else unquote(compact.decode("latin-1")),
             )
     return None
 
@@ -94,7 +102,9 @@ class Calls:
         try:
             if asked.packing is not None:
                 body = await asyncio.to_thread(unpack, body, asked.packing, limit_bytes=self._max_body_bytes)
-            answer = await self._inference.answer(asked.model, asked.version, body, asked.header_length, deadline)
+            answer = await self._inference.answer(
+                asked.model, asked.version, body, asked.header_length, deadline, compact=asked.compact
+            )
             return _reply(answer, asked.accepted)
         except MoorageError as error:
             return refusal(error)
@@ -108,7 +118,8 @@ def _reply(answer: Answer, accepted: str) -> Reply:
     else:
         encoded = packed(answer.encoded, accepted) if accepted else answer.encoded
         status, fields, body = 200, _lines(encoded.headers), encoded.body
-    return Reply(status, fields, body, answer.rows, answer.service_us, answer.queue_us, answer.state)
+    output = b"" if answer.output is None else encode_output(answer.output)
+    return Reply(status, fields, body, answer.rows, answer.service_us, answer.queue_us, answer.state, output)
 
 
 def _lines(fields: dict[str, str]) -> bytes:

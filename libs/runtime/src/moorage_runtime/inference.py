@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from moorage_common.contracts.feedback import Output
 from moorage_common.errors import DeadlineExceeded, Internal, TooLarge, Unavailable
 from moorage_runtime.conform import chosen_outputs, conform
 from moorage_runtime.limits import Limits
+from moorage_runtime.outputs import compact_output, kept_output
 from moorage_runtime.predicting import Predicted
 from moorage_runtime.v2 import Array, Encoded, InferRequest, check_forms, decode_request, encode_response
 from moorage_runtime.versions import Held, Served
@@ -29,7 +31,7 @@ CONSTANT_ROWS = 16
 class Answer(NamedTuple):
     """An encoded answer and what the router wants to know of it. `refusal` is set where JSON cannot carry it.
 
-    `service_us`, `queue_us` and `batch_rows` are `Predicted`'s.
+    `service_us`, `queue_us` and `batch_rows` are `Predicted`'s; `output` is the compact one, where it was asked for.
     """
 
     encoded: Encoded | None
@@ -39,6 +41,7 @@ class Answer(NamedTuple):
     state: OutputState
     queue_us: int
     batch_rows: int
+    output: Output | None = None
 
 
 class Inference:
@@ -50,9 +53,19 @@ class Inference:
         self._concurrent = 0
 
     async def answer(
-        self, model: str, version: int, body: bytes | bytearray, header_length: str | None, deadline: float
+        self,
+        model: str,
+        version: int,
+        body: bytes | bytearray,
+        header_length: str | None,
+        deadline: float,
+        *,
+        compact: str | None = None,
     ) -> Answer:
         """Answer one V2 request within `deadline` (on `time.monotonic`). Cancelled, it leaves nothing behind.
+
+        Args:
+            compact: the output of which a compact one is wanted, as in `Asked`.
 
         Raises:
             MoorageError: 400, 404, 413, 500, 503 or 504, with a text for the caller.
@@ -71,12 +84,12 @@ class Inference:
         try:
             if served is None:
                 served = await self._versions.woken(model, version, deadline)
-            return await self._answer(served, body, header_length, deadline)
+            return await self._answer(served, body, header_length, deadline, compact)
         finally:
             self._concurrent -= 1
 
     async def _answer(
-        self, served: Served, body: bytes | bytearray, header_length: str | None, deadline: float
+        self, served: Served, body: bytes | bytearray, header_length: str | None, deadline: float, compact: str | None
     ) -> Answer:
         limit = self._limits.max_body_bytes
         request = (
@@ -92,7 +105,12 @@ class Inference:
             )
         wanted = chosen_outputs(served.signature, request.outputs)
         check_forms(request, wanted, served.given)
-        predicted = await served.batcher.predict(inputs, rows=rows, wanted=wanted, deadline=deadline)
+        kept = None if compact is None else kept_output(served.signature, compact)
+        asked = wanted if kept is None or kept.name in wanted else (*wanted, kept.name)
+        predicted = await served.batcher.predict(inputs, rows=rows, wanted=asked, deadline=deadline)
+        output = None if kept is None else compact_output(served.signature, kept, predicted.outputs[kept.name])
+        if asked is not wanted:  # what is kept does not depend on what the caller asks for, nor the answer on what is
+            predicted = predicted._replace(outputs={name: predicted.outputs[name] for name in wanted})
         outputs = predicted.outputs
         state = output_state(inputs, outputs, rows, finite=predicted.finite)
         encoded, refusal = None, None
@@ -104,7 +122,8 @@ class Inference:
             )
         except Internal as error:
             refusal = error
-        return Answer(encoded, refusal, rows, predicted.service_us, state, predicted.queue_us, predicted.batch_rows)
+        service_us, queue_us, batch_rows = predicted.service_us, predicted.queue_us, predicted.batch_rows
+        return Answer(encoded, refusal, rows, service_us, state, queue_us, batch_rows, output)
 
 
 def _inline_bytes(served: Served, header_length: str | None) -> int:

@@ -6,6 +6,7 @@ import secrets
 import socket
 import threading
 import time
+from urllib.parse import quote_from_bytes
 
 import uvloop
 
@@ -26,6 +27,7 @@ _TOKEN = host_calls.TOKEN.encode()
 _TENANT = host_calls.TENANT.encode()
 _DEADLINE_MS = host_calls.DEADLINE_MS.encode()
 _OUT = f"{host_calls.OUT_SERVICE_US}: %d\r\n{host_calls.OUT_ROWS}: %d\r\n{host_calls.OUT_STATE}: %b\r\n".encode()
+_OUT_COMPACT = f"{host_calls.OUT_COMPACT}: %b\r\n".encode()
 _ANSWERS = "/answers/"
 
 
@@ -64,6 +66,8 @@ class HostApp:
         except Exception as error:  # noqa: BLE001 - it is logged and answered
             reply = failure(error)
         out = _OUT % (reply.service_us, reply.rows, reply.state.encode())
+        if reply.output:
+            out += _OUT_COMPACT % quote_from_bytes(reply.output, safe="").encode()
         exchange.respond(reply.status, reply.fields + out, reply.body)
 
     def _admit(self, headers: dict[bytes, bytes]) -> None:
@@ -110,7 +114,7 @@ class HostApp:
             fields, body = self._keep(reply, call.left_ms), b""
         state = host_frames.STATES.index(reply.state)
         return host_frames.Answer(
-            call.id, reply.status, reply.service_us, reply.queue_us, reply.rows, state, fields, body
+            call.id, reply.status, reply.service_us, reply.queue_us, reply.rows, state, fields, body, reply.output
         )
 
     async def refuse_frame(self, call: host_frames.Call) -> host_frames.Answer:

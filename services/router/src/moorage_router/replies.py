@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import unquote_to_bytes
 
 from moorage_common.contracts import host_calls, host_frames
+from moorage_common.contracts.feedback import Output, decode_output
 from moorage_router.upstream import AnswerLost, Reply
 
 _OUT_PREFIX = host_calls.OUT_PREFIX.encode()
 _OUT_ROWS = host_calls.OUT_ROWS.encode()
 _OUT_SERVICE_US = host_calls.OUT_SERVICE_US.encode()
+_OUT_COMPACT = host_calls.OUT_COMPACT.encode()
 _ERROR_CODE = host_calls.ERROR_CODE.encode()
 _NOT_PASSED_ON = frozenset({b"date", b"server", b"content-length", host_calls.REQUEST_ID.encode()})
 """The router writes its own."""
@@ -23,6 +26,7 @@ class HostReply:
         fields: header lines for the caller, encoded, without those of framing.
         body: the whole of it unless `rest` is set.
         rest: a long answer, which `parts` reads.
+        output: the compact one, where it was asked for and the host gave one.
     """
 
     status: int
@@ -32,6 +36,7 @@ class HostReply:
     busy_us: int = 0
     error_code: bytes = b""
     rest: Reply | None = None
+    output: Output | None = None
 
     def parts(self) -> AsyncIterator[bytes] | None:
         """The whole of a long answer, part by part. Raises AnswerLost or Overdue."""
@@ -57,6 +62,8 @@ def of_http(reply: Reply) -> HostReply:
                 found.rows = _number(value)
             elif name == _OUT_SERVICE_US:
                 found.busy_us = _number(value)
+            elif name == _OUT_COMPACT:
+                found.output = decode_output(unquote_to_bytes(value))
         elif name not in _NOT_PASSED_ON:
             fields += (name, b": ", value, b"\r\n")
             if name == _ERROR_CODE:
@@ -74,7 +81,10 @@ def of_frame(answer: host_frames.Answer) -> HostReply:
         if not 400 <= answer.status < 600:
             raise AnswerLost(f"no answer has the status {answer.status}")
         code = _error_code(answer.fields)
-    return HostReply(answer.status, answer.fields, answer.body, answer.rows, answer.service_us, code)
+    reply = HostReply(answer.status, answer.fields, answer.body, answer.rows, answer.service_us, code)
+    if answer.output:
+        reply.output = decode_output(answer.output)
+    return reply
 
 
 _are_fields = lru_cache(maxsize=256)(host_frames.are_fields)

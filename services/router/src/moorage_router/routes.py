@@ -1,11 +1,13 @@
 """Routes in memory, made ready for the hot path: `routes/<tenant>.<model>`."""
 
 from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 import orjson
 import structlog
 from pydantic import ValidationError
 
+from moorage_common.contracts import host_calls
 from moorage_common.contracts.keys import KeyRecord
 from moorage_common.contracts.names import NAME_MAX
 from moorage_common.contracts.request_id import RequestIds
@@ -21,11 +23,14 @@ log = structlog.get_logger()
 
 
 class ServedVersion:
-    """One version of a route: what to send, to whom, and what to say about it."""
+    """One version of a route: what to send, to whom, and what to say about it.
+
+    `asking_line` is `request_line` where the compact output is wanted too.
+    """
 
     __slots__ = (
-        "arm", "cluster", "data_format", "features", "ids", "metadata", "model", "number", "replicas", "request_line",
-        "revision", "series", "spec", "tenant",
+        "arm", "asking_line", "cluster", "data_format", "features", "ids", "metadata", "model", "number", "replicas",
+        "request_line", "revision", "series", "spec", "tenant",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +51,8 @@ class ServedVersion:
         self.request_line = (
             f"POST /v2/models/{route.model}/versions/{spec.version}/infer HTTP/1.1\r\nmoorage-arm: {self.arm}\r\n"
         ).encode()
+        compact = quote(route.feedback.output, safe="") if route.feedback is not None else ""
+        self.asking_line = self.request_line + f"{host_calls.COMPACT}: {compact or host_calls.FIRST}\r\n".encode()
         self.replicas = replicas
         self.series = series
         self.metadata = _metadata(route, spec)

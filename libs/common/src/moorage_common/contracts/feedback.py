@@ -1,5 +1,6 @@
 """Labels that come back, and what was answered: streams FEEDBACK and OUTPUTS."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -18,6 +19,29 @@ class Output(Contract):
     kind: OutputKind
     value: str = Field(max_length=OUTPUT_BYTES)
     """A class's label, or a number as `repr` writes it."""
+
+
+_MARKS: dict[OutputKind, bytes] = {"class": b"c", "number": b"n"}
+_KINDS: dict[bytes, OutputKind] = {mark: kind for kind, mark in _MARKS.items()}
+
+
+def encode_output(output: Output) -> bytes:
+    """As hosts send it to routers: `c` and the label in UTF-8, or `n` and the number."""
+    return _MARKS[output.kind] + output.value.encode()
+
+
+def decode_output(data: bytes) -> Output | None:
+    """What `encode_output` made; None for anything else, a number that is not finite included."""
+    kind = _KINDS.get(data[:1])
+    if kind is None or len(data) > OUTPUT_BYTES + 1:
+        return None
+    try:
+        value = data[1:].decode()
+        if kind == "number" and not math.isfinite(float(value)):
+            return None
+    except ValueError:
+        return None
+    return Output(kind=kind, value=value)
 
 
 class AnsweredOutput(Contract):
@@ -42,7 +66,7 @@ class OutputsChunk(Contract):
 
 
 class Feedback(Contract):
-    """What is known of one answer: the true `label`, or whether it was `correct`, or its `loss`; the first given counts.
+    """What is known of an answer: the true `label`, or whether it was `correct`, or its `loss`; the first given counts.
 
     `version`, `arm` and `ulid` are from the request id, whose MAC the router has checked.
     """

@@ -7,11 +7,13 @@ a host that does not know it answers with another status than 101, and is called
     cancel   length u32 | 2 u8 | id u32                                     the caller has gone: no answer is needed
     answer   length u32 | 3 u8 | id u32 | status u16 | in the model us u32 | waited us u32 | rows u32 | state u8
              | field bytes u16 | fields | body
+    compact  as an answer with kind 4, and | output bytes u16 | after the field bytes, | output | after the fields
 
-`length` counts what follows it. A call's head is an HTTP request line and header lines, the same for all calls of one
-caller to one version, so that a host reads each but once. An answer's status is 200 or a refusal's, its
-fields are header lines for the caller. An answer longer than FRAMED_BYTES has the header ANSWER_AT instead of its body:
-it is read over HTTP from that path, once.
+`length` counts what follows it. Kind 4 is sent only to who asked for it (host_calls.COMPACT), so that a peer that does
+not know it never sees one; its output is as contracts/feedback.py encodes it. A call's head is an HTTP request line and
+header lines, the same for all calls of one caller to one version, so that a host reads each but once. An answer's
+status is 200 or a refusal's, its fields are header lines for the caller. An answer longer than FRAMED_BYTES has the
+header ANSWER_AT instead of its body: it is read over HTTP from that path, once.
 """
 
 import re
@@ -26,13 +28,14 @@ FRAMED_BYTES = 256 * 1024
 MOST_BYTES = FRAMED_BYTES + 128 * 1024
 """No frame is longer."""
 
-CALL, CANCEL, ANSWER = 1, 2, 3
+CALL, CANCEL, ANSWER, COMPACT = 1, 2, 3, 4
 STATES = ("ok", "nan", "constant")
 
 _LENGTH = struct.Struct("!I")
 _CALL = struct.Struct("!IBIIH55s")
 _CANCEL = struct.Struct("!IBI")
 _ANSWER = struct.Struct("!IBIHIIIBH")
+_COMPACT = struct.Struct("!IBIHIIIBHH")
 _NOT_AN_ANSWERS = (
     rb"connection|content-length|date|keep-alive|moorage-out-[^:]*|moorage-request-id|proxy-connection|server|te"
     rb"|trailer|transfer-encoding|upgrade"
@@ -54,7 +57,7 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`service_us`: in the model; `queue_us`: waited for it; `state`: index into STATES."""
+    """`service_us`: in the model; `queue_us`: waited for it; `state`: index into STATES; `output`: the compact one."""
 
     id: int
     status: int
@@ -64,6 +67,7 @@ class Answer(NamedTuple):
     state: int
     fields: bytes
     body: bytes
+    output: bytes = b""
 
 
 def encode_call(call: Call) -> bytes:
@@ -77,12 +81,13 @@ def encode_cancel(call_id: int) -> bytes:
 
 
 def encode_answer(answer: Answer) -> bytes:
-    call_id, status, service_us, queue_us, rows, state, fields, body = answer
+    call_id, status, service_us, queue_us, rows, state, fields, body, output = answer
+    numbers = call_id, status, min(service_us, _U32), min(queue_us, _U32), min(rows, _U32), state, len(fields)
+    if output:
+        length = _COMPACT.size - _LENGTH.size + len(fields) + len(output) + len(body)
+        return _COMPACT.pack(length, COMPACT, *numbers, len(output)) + fields + output + body
     length = _ANSWER.size - _LENGTH.size + len(fields) + len(body)
-    head = _ANSWER.pack(
-        length, ANSWER, call_id, status, min(service_us, _U32), min(queue_us, _U32), min(rows, _U32), state, len(fields)
-    )
-    return head + fields + body
+    return _ANSWER.pack(length, ANSWER, *numbers) + fields + body
 
 
 def are_fields(text: bytes) -> bool:
@@ -141,6 +146,15 @@ def _frame(data: bytes, at: int, end: int) -> Call | Answer | int:
             if body <= end and state < len(STATES):
                 fields = data[at + _ANSWER.size : body]
                 return Answer(call_id, status, service_us, queue_us, rows, state, fields, data[body:end])
+        elif kind == COMPACT:
+            _, _, call_id, status, service_us, queue_us, rows, state, size, more = _COMPACT.unpack_from(data, at)
+            output = at + _COMPACT.size + size
+            body = output + more
+            if body <= end and state < len(STATES) and more:
+                fields = data[at + _COMPACT.size : output]
+                return Answer(
+                    call_id, status, service_us, queue_us, rows, state, fields, data[body:end], data[output:body]
+                )
         elif kind == CANCEL and end - at == _CANCEL.size:
             return int(_CANCEL.unpack_from(data, at)[2])
     except (struct.error, IndexError):
