@@ -90,14 +90,26 @@ class Bus:
         except nats.js.errors.BucketNotFoundError:
             return await js.create_key_value(KeyValueConfig(bucket=name, history=1, storage=StorageType.FILE))
 
-    async def ensure_stream(self, name: str, subjects: list[str], max_age_s: float) -> None:
-        """The stream, made when absent (file storage, duplicates refused for two minutes)."""
+    async def ensure_stream(
+        self,
+        name: str,
+        subjects: list[str],
+        max_age_s: float,
+        storage: StorageType = StorageType.FILE,
+        max_bytes: int = -1,
+    ) -> None:
+        """The stream, made when absent (duplicates refused for two minutes; beyond `max_bytes` the oldest goes)."""
         js = self.jetstream()
         try:
             await js.stream_info(name)
         except nats.js.errors.NotFoundError:
             config = StreamConfig(
-                name=name, subjects=subjects, max_age=max_age_s, storage=StorageType.FILE, duplicate_window=120
+                name=name,
+                subjects=subjects,
+                max_age=max_age_s,
+                max_bytes=max_bytes,
+                storage=storage,
+                duplicate_window=120,
             )
             await js.add_stream(config)
 

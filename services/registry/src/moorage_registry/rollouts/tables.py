@@ -12,8 +12,10 @@ class RolloutRow(Base):
     """A rollout. At most one of a deployment is not final: the traffic's `owner` names it.
 
     `policy` is a `RolloutPolicy`; `stable_before` and `candidate_before` are those `PlacedVersion`s as they were when
-    it started (the latter null where the deployment did not hold the candidate); `capacity` says what is kept running
-    while it runs; `seq` is the number of its last log entry, `verdicts` that of its last verdict.
+    it started (the latter null where the deployment did not hold the candidate), `traffic_before` its arms and rings;
+    `capacity` says what is kept running while it runs; `seq` is the number of its last log entry, `verdicts` that of
+    its last verdict. `outlook` is the evidence as of an entry, and what is expected. Of a final one, `leaves_at` is
+    when the version that lost leaves the deployment; null once it has left, or stays.
     """
 
     __tablename__ = "rollouts"
@@ -35,7 +37,10 @@ class RolloutRow(Base):
     finished_at: Mapped[float | None]
     stable_before: Mapped[dict[str, Any]]
     candidate_before: Mapped[dict[str, Any] | None]
+    traffic_before: Mapped[dict[str, Any]]
     capacity: Mapped[dict[str, Any]]
+    outlook: Mapped[dict[str, Any]]
+    leaves_at: Mapped[float | None]
     seq: Mapped[int]
     verdicts: Mapped[int]
 
@@ -43,6 +48,7 @@ class RolloutRow(Base):
         ForeignKeyConstraint(["tenant", "model"], ["models.tenant", "models.name"], name="fk_rollouts_model"),
         Index("ix_rollouts_tenant_model", "tenant", "model", "started_at"),
         Index("ix_rollouts_finished_at", "finished_at"),
+        Index("ix_rollouts_leaves_at", "leaves_at"),
     )
 
 

@@ -49,7 +49,10 @@ def _rollouts() -> None:
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("stable_before", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("candidate_before", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("traffic_before", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("capacity", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("outlook", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("leaves_at", sa.Double(), nullable=True),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("verdicts", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["tenant", "model"], ["models.tenant", "models.name"], name="fk_rollouts_model"),
@@ -57,6 +60,7 @@ def _rollouts() -> None:
     )
     op.create_index("ix_rollouts_tenant_model", "rollouts", ["tenant", "model", "started_at"])
     op.create_index("ix_rollouts_finished_at", "rollouts", ["finished_at"])
+    op.create_index("ix_rollouts_leaves_at", "rollouts", ["leaves_at"])
     op.create_table(
         "rollout_entries",
         sa.Column("rollout", sa.String(), nullable=False),
