@@ -74,9 +74,11 @@ class IncomingBody:
         return self._streamed
 
     async def read_whole(self, most: int) -> bytes:
-        """The whole body. Raises TooLarge above `most`."""
+        """The whole body, which is kept. Raises TooLarge above `most`."""
         body = self.take(most)
-        return body if isinstance(body, bytes) else b"".join([part async for part in body.chunks()])
+        if not isinstance(body, bytes):
+            body = self.whole = b"".join([part async for part in body.chunks()])
+        return body
 
 
 def too_large(most: int) -> TooLarge:

@@ -1,11 +1,13 @@
 """From a request's head to what is asked: which path, which model, which headers go on. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import unquote
 
 from moorage_common.errors import MoorageError, NotFound
 from moorage_common.http1 import Head
+from moorage_common.http1.head import Fields
 from moorage_router.auth import Credentials
 
 PASSED_ON = frozenset(
@@ -30,6 +32,7 @@ class Call:
         version: from the path, None to let the split choose.
         passed_on: headers for the host, encoded as they go out.
         body_fields: those that describe the body, encoded just so.
+        head: all headers, in their order.
     """
 
     kind: Literal["infer", "read"]
@@ -41,6 +44,12 @@ class Call:
     passed_on: bytes = b""
     body_fields: bytes = b""
     traceparent: str | None = None
+    head: Fields = field(default_factory=list, repr=False)
+
+    @property
+    def fields(self) -> Mapping[bytes, bytes]:
+        """The first header of each name, in lower case: for routes that look at one."""
+        return dict(reversed(self.head))
 
 
 def call_of(head: Head) -> Call:
@@ -69,6 +78,7 @@ def call_of(head: Head) -> Call:
         "infer", tenant, parts, Credentials(authorization),
         model=parts[2], version=parts[4] if len(parts) == 6 else None,
         passed_on=b"".join(passed_on), body_fields=b"".join(body_fields), traceparent=traceparent,
+        head=head.fields,
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class Catalog:
     async def stats(self, credentials: Credentials, tenant: str | None, model: str, number: str | None) -> bytes:
         """What all routers counted of a version, or of each of a model's. Raises NotFound."""
         _, route = self._gateway.authorize(credentials, tenant, model)
-        served = None if number is None else route.version(number, 0.0)
+        served = None if number is None else route.version(number)
         if served is not None and not served.series.own:
             message = "this tenant has more versions than statistics are kept of; see `moorage usage`"
             raise NotFound(message, code="stats_not_kept")
@@ -89,7 +89,7 @@ class Catalog:
 
     @staticmethod
     def _served(route: ServedRoute, number: str | None) -> ServedVersion:
-        served = route.default if number is None else route.version(number, 0.0)
+        served = route.default if number is None else route.version(number)
         if served is None:
             message = f"{route.model} has no version deployed"
             raise NotFound(message, code="version_not_found")

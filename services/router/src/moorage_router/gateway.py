@@ -10,6 +10,7 @@ from moorage_common import trace
 from moorage_common.contracts.keys import KeyRecord, TenantLimits
 from moorage_common.errors import MoorageError, NotFound
 from moorage_common.key_table import require_scope
+from moorage_router.assignment import Keying, choose, entity_of
 from moorage_router.auth import Authenticator, Credentials
 from moorage_router.bodies import IncomingBody, StreamedBody
 from moorage_router.calls import Call
@@ -26,12 +27,13 @@ from moorage_router.usage import Outcome, UsageMeter
 class InferCall:
     """A request for inference: what its head asks, its body, and its id as soon as the version is known."""
 
-    __slots__ = ("asks", "body", "request_id")
+    __slots__ = ("asks", "body", "received", "request_id")
 
     def __init__(self, asks: Call, body: IncomingBody) -> None:
         self.asks = asks
         self.body = body
         self.request_id = ""
+        self.received: Received | None = None
 
 
 @dataclass(slots=True)
@@ -87,7 +89,9 @@ class Gateway:
         principal, route = self.authorize(asks.credentials, asks.tenant, asks.model)
         tenant = self._tenant(principal.tenant)
         await self._limits.admit(tenant)
-        served = route.version(asks.version, random.random())  # noqa: S311 - a share of traffic, not a secret
+        entity = None if route.keying is None else await self._entity(call, tenant, route.keying)
+        chosen = choose(route, asks, principal.kid, random.random(), entity)  # noqa: S311 - a share, not a secret
+        served = chosen.served
         call.request_id = served.ids.new()
         outcome = Outcome()
         tenant.in_flight += 1
@@ -135,6 +139,21 @@ class Gateway:
         tenant = self._limits.tenants.get(name)
         return tenant if tenant is not None else self._limits.add(TenantLimits(tenant=name))
 
+    async def _entity(self, call: InferCall, tenant: Tenant, keying: Keying) -> bytes | None:
+        """The key of a route that is sticky by an input: its first row."""
+        if keying.entity is None or call.asks.version is not None:
+            return None
+        tenant.in_flight += 1
+        try:
+            received = call.received = await self._received(call, tenant.limits.max_body_bytes)
+            return entity_of(await received.input_of(keying.entity))
+        finally:
+            tenant.in_flight -= 1
+
+    @staticmethod
+    async def _received(call: InferCall, most: int) -> Received:
+        return Received(await call.body.read_whole(most), call.asks.body_fields, most)
+
     async def _body(
         self, call: InferCall, tenant: Tenant, served: ServedVersion, deadline: float
     ) -> tuple[bytes, bytes | StreamedBody]:
@@ -142,7 +161,7 @@ class Gateway:
         most, fields = tenant.limits.max_body_bytes, call.asks.body_fields
         if served.features is None:
             return fields, call.body.take(most)
-        received = Received(await call.body.read_whole(most), fields, most)
+        received = call.received or await self._received(call, most)
         joined = await self._features.join(served, served.features, received, deadline)
         return "".join([f"{name}: {value}\r\n" for name, value in joined.headers.items()]).encode(), joined.body
 

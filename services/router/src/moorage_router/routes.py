@@ -14,8 +14,9 @@ from moorage_common.contracts.request_id import RequestIds
 from moorage_common.contracts.routes import FeatureJoin, Route, RouteVersion
 from moorage_common.contracts.tensors import DATA_FORMATS, TensorSpec
 from moorage_common.contracts.versioned import Versioned
-from moorage_common.errors import NotFound, Unavailable
+from moorage_common.errors import NotFound
 from moorage_router import splits
+from moorage_router.assignment import Assigned, keying_of
 from moorage_router.metrics import VersionSeries
 from moorage_router.replicas import EndpointTable, Replicas
 
@@ -59,9 +60,15 @@ class ServedVersion:
 
 
 class ServedRoute:
-    """One model: its split and its versions by number. `covered`: key records found to cover it, by kid."""
+    """One model: its split and its versions by number.
 
-    __slots__ = ("covered", "deadline_s", "model", "split", "tenant", "versions")
+    Attributes:
+        keying: what of a request decides besides the draw; None where nothing does.
+        assigned: by version, the choice that a draw alone makes.
+        covered: key records found to cover it, by kid.
+    """
+
+    __slots__ = ("assigned", "covered", "deadline_s", "keying", "model", "split", "tenant", "versions")
 
     def __init__(self, route: Route, versions: dict[int, ServedVersion]) -> None:
         self.tenant = route.tenant
@@ -69,22 +76,22 @@ class ServedRoute:
         self.deadline_s = route.deadline_ms / 1000
         self.split = splits.split_of(arm for arm in route.arms if arm.version in versions)
         self.versions = versions
+        self.keying = keying_of(route)
+        self.assigned = {number: Assigned(served, "", None) for number, served in versions.items()}
         self.covered: dict[str, KeyRecord] = {}
 
-    def version(self, number: str | None, draw: float) -> ServedVersion:
-        """Version `number` of the path, or one by the split. Raises NotFound, or Unavailable without any arm."""
-        if number is None:
-            arm = splits.choose(self.split, draw)
-            if arm is None:
-                message = f"no version of {self.model} takes traffic; set it with `moorage traffic {self.model}`"
-                raise Unavailable(message, code="no_traffic", retry_after_s=5)
-            return self.versions[arm.version]
+    def version(self, number: str) -> ServedVersion:
+        """Version `number` of a path. Raises NotFound."""
         served = self.versions.get(int(number)) if number.isdecimal() and len(number) < 10 else None
         if served is None:
             held = ", ".join(map(str, self.versions)) or "none"
             message = f"{self.model} has no such version deployed; deployed: {held}"
             raise NotFound(message, code="version_not_found")
         return served
+
+    def pinned(self, number: str) -> Assigned:
+        """The choice that a path made. Raises NotFound."""
+        return Assigned(self.version(number), None, None)
 
     @property
     def default(self) -> ServedVersion | None:

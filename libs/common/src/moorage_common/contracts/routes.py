@@ -42,7 +42,8 @@ class FeatureJoin(Contract):
 
 
 class Sticky(Contract):
-    """The same key always goes to the same arm, as long as that arm's share does not shrink.
+    """The same key always goes to the same arm: to the candidate, or to either of two, as long as its share does not
+    shrink.
 
     `by` header: of the request; entity: the first row of an input. `salt` makes one rollout's shares independent of
     another's.

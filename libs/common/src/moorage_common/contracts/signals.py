@@ -67,7 +67,8 @@ class SignalBatch(Contract):
     """`seq` counts a router process's batches of a rollout up from 1 without a gap, so that none is counted twice.
 
     `stratum` tells requests apart that are shared out by other odds: "" all, `ring:<name>`, `unkeyed` (sticky traffic
-    without its key), `shadow` (the candidate answered a copy). Versions are compared within one batch only.
+    without its key; `ring:<name>/unkeyed` of a ring), `shadow` (the candidate answered a copy). Versions are compared
+    within one batch only.
     """
 
     router: str

@@ -8,12 +8,12 @@ import structlog
 
 from moorage_common.contracts.features import OnlineRequest
 from moorage_common.contracts.routes import FeatureJoin, RouteVersion
-from moorage_common.errors import Unavailable
+from moorage_common.errors import MoorageError, Unavailable
 from moorage_router.features.join import Columns, entities_of, joined
 from moorage_router.features.lookup import FeatureLookup, filled
 from moorage_router.features.offload import offload
 from moorage_router.routes import ServedVersion
-from moorage_runtime.v2 import HEADER_LENGTH, Encoded, InferRequest, decode_request, recode_request
+from moorage_runtime.v2 import HEADER_LENGTH, Array, Encoded, InferRequest, decode_request, recode_request
 from moorage_runtime.v2.compression import is_packed, unpack
 
 log = structlog.get_logger()
@@ -22,9 +22,9 @@ _VALUE_BYTES = 16
 """About what a feature's value takes while it is joined."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Received:
-    """A request as the caller sent it.
+    """A request as the caller sent it, decoded once at most.
 
     Attributes:
         fields: the header lines that describe the body.
@@ -34,6 +34,7 @@ class Received:
     body: bytes
     fields: bytes
     limit_bytes: int
+    _request: InferRequest | None = None
 
     def field(self, name: str) -> str | None:
         """The value of a header (of the last, where it is there twice), None without it."""
@@ -42,8 +43,18 @@ class Received:
 
     def decoded(self) -> InferRequest:
         """The request. Raises BadRequest or TooLarge."""
-        body = unpack(self.body, self.field("content-encoding") or "identity", limit_bytes=self.limit_bytes)
-        return decode_request(body, self.field(HEADER_LENGTH), limit_bytes=self.limit_bytes)
+        if self._request is None:
+            body = unpack(self.body, self.field("content-encoding") or "identity", limit_bytes=self.limit_bytes)
+            self._request = decode_request(body, self.field(HEADER_LENGTH), limit_bytes=self.limit_bytes)
+        return self._request
+
+    async def input_of(self, name: str) -> Array | None:
+        """An input; None where it was not sent, or the body is one that no host will take either."""
+        try:
+            request = await offload(self.most_bytes(), self.decoded)
+        except MoorageError:
+            return None
+        return request.inputs.get(name)
 
     def most_bytes(self) -> int:
         """What the body may be once it is unpacked. Raises BadRequest for an unknown encoding."""
