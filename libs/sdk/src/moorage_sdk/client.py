@@ -17,6 +17,7 @@ from moorage_sdk.protocol import InferOptions
 from moorage_sdk.quantities import Quantity
 from moorage_sdk.registry_api import RegistryApi
 from moorage_sdk.retry import RetryPolicy
+from moorage_sdk.rollouts import Rollouts
 from moorage_sdk.spec import Placing, resources_spec, traffic_spec, version_spec
 from moorage_sdk.transport import TIMEOUT_S, Transport
 from moorage_sdk.upload import upload, wait_until_validated
@@ -31,7 +32,7 @@ def _silent(_line: str) -> None:
 
 
 class Client:
-    """One tenant's door to the platform: `registry` for what is desired, `infer` for answers.
+    """One tenant's door to the platform: `registry` for what is desired, `rollouts`, `infer` for answers.
 
     Each setting comes from its argument, else from `MOORAGE_REGISTRY`, `MOORAGE_ROUTER` and `MOORAGE_API_KEY`, else
     from the profile that `moorage login` wrote. Connections are kept; use as a context manager, or `close()`.
@@ -69,6 +70,7 @@ class Client:
         self._inference = Inference(self._to_router)
         self._progress = progress
         self.registry = RegistryApi(self._to_registry)
+        self.rollouts = Rollouts(self._to_registry, progress)
 
     @classmethod
     def of(cls, profile: Profile) -> Self:

@@ -5,10 +5,16 @@ SdkError                 every failure below; its text says what to do
 ├── MoorageApiError      the platform refused or could not be reached
 ├── ModelRefused         a model or file that is not accepted as it is
 ├── VersionRejected      validation of a pushed version failed
+├── RolledBack           a rollout that was waited for was rolled back or aborted
 ├── WaitTimedOut         what was waited for did not happen in time
 ├── InvalidManifest      a manifest that cannot be applied
 └── InvalidQuantity      `gpu: 1.5`, `memory: 4GB`
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from moorage_sdk.rollouts_answers import Rollout
 
 
 class SdkError(Exception):
@@ -43,6 +49,14 @@ class ModelRefused(SdkError):
 
 class VersionRejected(SdkError):
     """A host answered the examples otherwise than the pusher's model did, or could not load it."""
+
+
+class RolledBack(SdkError):
+    """The candidate has no traffic any more; the text says why, `rollout` is how it ended."""
+
+    def __init__(self, message: str, rollout: "Rollout") -> None:
+        super().__init__(message)
+        self.rollout = rollout
 
 
 class WaitTimedOut(SdkError):

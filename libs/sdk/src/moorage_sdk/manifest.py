@@ -1,23 +1,20 @@
 """Manifests of `moorage apply -f`: YAML documents, one a model, strict about every field."""
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moorage_common.contracts.desired import Isolation, SchedulingClass
 from moorage_common.contracts.names import NAME_MAX, is_name
 from moorage_sdk.errors import InvalidManifest, InvalidQuantity
+from moorage_sdk.hints import explain, read_yaml
 from moorage_sdk.spec import Json, Placing, Profile, resources_spec, traffic_spec, version_spec
 
 _SHORTHAND = ("version", "resources", "scaling", "isolation", "scheduling_class", "priority", "pinned")
 _PLACING_RESOURCES = ("gpu_models", "elastic", "node_labels")
 _PLACING_SCALING = ("idle", "target_in_flight")
 _PLACING_VERSION = ("scheduling_class", "priority", "pinned")
-_UNION_STEPS = frozenset({"int", "float", "str", "literal['latest']"})
-"""What pydantic adds to a place for each alternative of a union."""
 
 
 class _Part(BaseModel):
@@ -137,44 +134,6 @@ class Manifest(_Part):
         return spec
 
 
-_PARTS: dict[str, type[_Part]] = {
-    "versions": VersionPart,
-    "resources": ResourcesPart,
-    "gpu_profiles": ProfilePart,
-    "scaling": ScalingPart,
-    "traffic": TrafficPart,
-    "features": FeaturesPart,
-}
-
-
-def _fields_at(place: tuple[int | str, ...]) -> list[str]:
-    """Fields that are valid where an unknown one stands at `place`."""
-    names = [str(step) for step in place[:-1] if not isinstance(step, int)]
-    if not names:
-        return [*Manifest.model_fields, *_SHORTHAND]
-    part = next((_PARTS[name] for name in reversed(names[-2:]) if name in _PARTS), None)
-    return list(part.model_fields) if part else []
-
-
-def _unknown_field(place: tuple[int | str, ...]) -> str:
-    name, known = str(place[-1]), _fields_at(place)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-    return f"unknown field; {hint}"
-
-
-def _explain(error: ValidationError, written: dict[str, Any]) -> str:
-    texts: dict[str, list[str]] = {}
-    for problem in error.errors():
-        place = problem["loc"]
-        text = _unknown_field(place) if problem["type"] == "extra_forbidden" else problem["msg"]
-        if "versions" not in written and place[:2] == ("versions", 0):
-            place = place[2:]
-        where = ".".join(str(step) for step in place if step not in _UNION_STEPS)
-        texts.setdefault(where, []).append(text)
-    return "; ".join(f"{where}: {', or '.join(alternatives)}" for where, alternatives in texts.items())
-
-
 def _parse_one(written: Any, source: str) -> Manifest:
     if not isinstance(written, dict):
         raise InvalidManifest(f"{source}: a manifest is a mapping that begins with `model: <name>`")
@@ -184,7 +143,8 @@ def _parse_one(written: Any, source: str) -> Manifest:
         manifest = Manifest.model_validate(written)
         manifest.spec()
     except ValidationError as error:
-        raise InvalidManifest(f"{source}: {_explain(error, written)}") from error
+        unsaid = () if "versions" in written else ("versions", 0)
+        raise InvalidManifest(f"{source}: {explain(error, Manifest, more=_SHORTHAND, unsaid=unsaid)}") from error
     except (InvalidQuantity, InvalidManifest) as error:
         raise InvalidManifest(f"{source}: {error}") from error
     if not is_name(manifest.model):
@@ -201,12 +161,7 @@ def parse_manifests(text: str, source: str = "manifest") -> list[Manifest]:
     Raises:
         InvalidManifest: no YAML, an unknown field (with the closest valid one), a value of the wrong form.
     """
-    try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
-        raise InvalidManifest(f"{source} is not YAML: {' '.join(str(error).split())}") from error
-    if not documents:
-        raise InvalidManifest(f"{source} is empty")
+    documents = read_yaml(text, source)
     several = len(documents) > 1
     return [
         _parse_one(document, f"{source}, document {number}" if several else source)

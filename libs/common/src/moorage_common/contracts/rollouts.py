@@ -32,7 +32,9 @@ class Step(_Part):
     weight: float = Field(default=0.0, ge=0, le=100, description="Per cent of the requests that the candidate answers.")
     ring: str | None = Field(default=None, description="Only of this ring's requests; everybody else stays.")
     shadow: float = Field(default=0.0, ge=0, le=100, description="Per cent of the requests mirrored to the candidate.")
-    at_least_s: float = Field(default=60.0, ge=0, le=30 * 86_400)
+    at_least_s: float = Field(
+        default=60.0, ge=0, le=30 * 86_400, description="However clear the evidence of safety is by then."
+    )
     at_most_s: float = Field(
         default=900.0, ge=1, le=30 * 86_400, description="Without evidence by then the rollout holds and says why."
     )
@@ -51,19 +53,21 @@ class Step(_Part):
 class ErrorsPolicy(_Part):
     """Bad: 5xx, timeout, a lost answer, NaN. `margin` in percentage points is what would be too much to promote."""
 
-    on: bool = True
-    alpha: float = Field(default=0.004, gt=0, lt=0.5)
-    margin_pp: float = Field(default=2.0, gt=0, le=50)
+    on: bool = Field(default=True, description="Whether this is judged.")
+    alpha: float = Field(default=0.004, gt=0, lt=0.5, description="Chance to be rolled back by this though no worse.")
+    margin_pp: float = Field(
+        default=2.0, gt=0, le=50, description="Percentage points more that would be too much to promote."
+    )
     least_gap_pp: float = Field(default=0.2, ge=0, le=50, description="No rollback for a smaller difference of rates.")
     least_requests: int = Field(default=10, ge=1, description="Of the candidate, before errors may roll it back.")
-    least_bad: int = Field(default=3, ge=1)
+    least_bad: int = Field(default=3, ge=1, description="Bad ones of the candidate, before they may roll it back.")
 
 
 class LatencyPolicy(_Part):
     """Bad: beyond a quantile of the stable version, frozen before each step."""
 
-    on: bool = True
-    alpha: float = Field(default=0.003, gt=0, lt=0.5)
+    on: bool = Field(default=True, description="Whether this is judged.")
+    alpha: float = Field(default=0.003, gt=0, lt=0.5, description="Chance to be rolled back by this though no worse.")
     margin_pct: float = Field(default=20.0, gt=0, le=1000, description="Slower p95 that would be too much to promote.")
     least_gap_pct: float = Field(
         default=5.0, ge=0, le=1000, description="What is slower by less never counts as slower."
@@ -74,32 +78,38 @@ class LatencyPolicy(_Part):
 class QualityPolicy(_Part):
     """Bad: a wrong answer, by the labels fed back; for regression a loss above the stable version's p75."""
 
-    on: bool = True
-    alpha: float = Field(default=0.0025, gt=0, lt=0.5)
+    on: bool = Field(default=True, description="Whether this is judged.")
+    alpha: float = Field(default=0.0025, gt=0, lt=0.5, description="Chance to be rolled back by this though no worse.")
     paired_pct: float = Field(
         default=0.0, ge=0, le=100,
         description="Per cent of the candidate's requests also sent to stable, so that one label judges both.",
     )  # fmt: skip
     needed: bool = Field(default=False, description="Whether steps wait for evidence of quality too.")
-    margin_pp: float = Field(default=3.0, gt=0, le=100)
+    margin_pp: float = Field(
+        default=3.0, gt=0, le=100, description="Percentage points more wrong that would be too much to promote."
+    )
 
 
 class DriftPolicy(_Part):
     """Predictions of another distribution than the stable version's hold the rollout; collapsed ones roll it back."""
 
-    on: bool = True
-    alpha: float = Field(default=0.0005, gt=0, lt=0.5)
+    on: bool = Field(default=True, description="Whether this is judged.")
+    alpha: float = Field(default=0.0005, gt=0, lt=0.5, description="Chance to be rolled back by this though no worse.")
     tolerance: float = Field(default=1.25, ge=1, le=100, description="Ratio of a bin's shares that is no drift yet.")
-    action: Literal["hold", "alert", "roll_back"] = "hold"
-    low: float | None = Field(default=None, description="Declared range of a regression's predictions.")
-    high: float | None = None
+    action: Literal["hold", "alert", "roll_back"] = Field(
+        default="hold", description="What drift does; collapse rolls back whatever this says."
+    )
+    low: float | None = Field(default=None, description="Declared range of a regression's predictions: from here,")
+    high: float | None = Field(default=None, description="to here.")
 
 
 class GuardPolicy(_Part):
     """After promotion: how long the stable version stays, and what share it keeps so that both can be compared."""
 
-    for_s: float = Field(default=1800.0, ge=0, le=30 * 86_400)
-    holdback: float = Field(default=5.0, ge=0, le=50, description="Per cent.")
+    for_s: float = Field(default=1800.0, ge=0, le=30 * 86_400, description="Let the labels come back in it.")
+    holdback: float = Field(
+        default=5.0, ge=0, le=50, description="Per cent of the requests that stable still answers meanwhile."
+    )
 
 
 class RolloutPolicy(_Part):
@@ -107,7 +117,7 @@ class RolloutPolicy(_Part):
 
     steps: list[Step] = Field(
         default=[Step(weight=5.0), Step(weight=25.0), Step(weight=50.0)], min_length=1, max_length=32,
-        description="Then the candidate is promoted.",
+        description="One after the other; then the candidate is promoted.",
     )  # fmt: skip
     errors: ErrorsPolicy = ErrorsPolicy()
     latency: LatencyPolicy = LatencyPolicy()
@@ -119,7 +129,9 @@ class RolloutPolicy(_Part):
         default="hold", description="What a step does without evidence when its `at_most_s` has passed."
     )
     baseline_requests: int = Field(default=2000, ge=100, le=100_000, description="Of stable, before the first step.")
-    baseline_at_most_s: float = Field(default=60.0, ge=0, le=86_400)
+    baseline_at_most_s: float = Field(
+        default=60.0, ge=0, le=86_400, description="Then the first step begins with what was seen of stable."
+    )
     candidate_hosts: int = Field(default=2, ge=1, le=64, description="Started with so many, where there is room.")
     ready_within_s: float = Field(default=600.0, ge=1, le=86_400, description="Else the candidate is rolled back.")
 

@@ -17,6 +17,7 @@ from moorage_sdk.cli import (
     nodes,
     platform,
     quota,
+    rollouts,
     scheduler,
     simulate,
     tenants,
@@ -55,6 +56,7 @@ app.command("apply")(manifests.apply_manifests)
 app.command()(deployments.traffic)
 app.command()(deployments.status)
 app.command()(deployments.logs)
+app.add_typer(rollouts.app, name="rollout")
 app.command()(gpus.explain)
 app.command()(inference.infer)
 app.command()(bench.bench)
