@@ -20,6 +20,7 @@ from moorage_router.calls import Call
 from moorage_router.metrics import RouterMetrics
 from moorage_router.replicas import EndpointTable
 from moorage_router.routes import RouteTable, ServedRoute
+from moorage_router.signals.book import Book
 
 WEIGHT = st.integers(0, 10_000)
 USER = b"x-user"
@@ -30,7 +31,7 @@ def route_of(*arms: Arm, **fields: Any) -> ServedRoute:
     numbers = {arm.version for arm in arms} | {ring.version for ring in fields.get("rings", [])}
     versions = [RouteVersion(version=n, format="onnx", signature=SIGNATURE) for n in sorted(numbers)]
     route = Route(tenant="demo", model="m", revision=1, arms=list(arms), versions=versions, **fields)
-    table = RouteTable(EndpointTable(1), RouterMetrics().version, b"secret")
+    table = RouteTable(EndpointTable(1), RouterMetrics().version, b"secret", Book("r", "boot", lambda _batch: None))
     table.apply("demo.m", Versioned(epoch=1, version=1, value=route.model_dump(mode="json")))
     return table.find("demo", "m")
 

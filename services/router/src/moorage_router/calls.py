@@ -33,6 +33,7 @@ class Call:
         passed_on: headers for the host, encoded as they go out.
         body_fields: those that describe the body, encoded just so.
         head: all headers, in their order.
+        idempotency: the `Idempotency-Key`: requests of one key of the platform that bear the same are one, retried.
     """
 
     kind: Literal["infer", "read"]
@@ -45,6 +46,7 @@ class Call:
     body_fields: bytes = b""
     traceparent: str | None = None
     head: Fields = field(default_factory=list, repr=False)
+    idempotency: bytes | None = None
 
     @property
     def fields(self) -> Mapping[bytes, bytes]:
@@ -63,6 +65,7 @@ def call_of(head: Head) -> Call:
         raise no_such_path()
     authorization: bytes | None = None
     traceparent: str | None = None
+    idempotency: bytes | None = None
     passed_on: list[bytes] = []
     body_fields: list[bytes] = []
     for name, value in head.fields:
@@ -74,11 +77,13 @@ def call_of(head: Head) -> Call:
             authorization = value
         elif name == b"traceparent":
             traceparent = value.decode("latin-1")
+        elif name == b"idempotency-key":
+            idempotency = value
     return Call(
         "infer", tenant, parts, Credentials(authorization),
         model=parts[2], version=parts[4] if len(parts) == 6 else None,
         passed_on=b"".join(passed_on), body_fields=b"".join(body_fields), traceparent=traceparent,
-        head=head.fields,
+        head=head.fields, idempotency=idempotency,
     )  # fmt: skip
 
 

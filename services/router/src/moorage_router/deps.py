@@ -24,12 +24,14 @@ from moorage_router.limits.leases import StoreState
 from moorage_router.limits.limiter import Limiter
 from moorage_router.limits.store import LimitStore
 from moorage_router.load import LoadReporter
-from moorage_router.metrics import RouterMetrics, gauge
+from moorage_router.metrics import RouterMetrics, counter, gauge
 from moorage_router.parking import Parking
 from moorage_router.pool import SWEEP_S, Pool
 from moorage_router.replicas import EndpointTable
 from moorage_router.routes import RouteTable
 from moorage_router.settings import RouterSettings
+from moorage_router.signals.book import Book
+from moorage_router.signals.shipper import SignalsShipper
 from moorage_router.stats_exchange import StatsExchange
 from moorage_router.tables import Tables
 from moorage_router.tenant_series import TenantSeriesResponder
@@ -53,6 +55,8 @@ class Deps:
     feature_pool: Pool
     tables: Tables
     usage: UsageShipper
+    book: Book
+    signals: SignalsShipper
     load: LoadReporter
     tenant_series: TenantSeriesResponder
     stats: StatsExchange
@@ -74,7 +78,10 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     waker = Waker(bus, metrics)
     parking = Parking(waker, settings.parked_bytes, settings.park_s)
     limits = Limiter(StoreState(store), settings.router_name, parking.parked)
-    routes = RouteTable(hosts, metrics.version, request_id_secret)
+    usage_log = UsageLog(settings.state_dir / "usage", settings.router_name)
+    signals = SignalsShipper(bus)
+    book = Book(settings.router_name, usage_log.boot, signals.take)
+    routes = RouteTable(hosts, metrics.version, request_id_secret, book)
     keys = KeyTable(pepper)
 
     def on_limits(tenant: str, entry: Versioned) -> None:
@@ -92,7 +99,6 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
         return not settings.serve_stale_keys and silence_s > settings.stale_keys_s
 
     meter = UsageMeter()
-    usage_log = UsageLog(settings.state_dir / "usage", settings.router_name)
     usage = UsageShipper(meter, usage_log, bus)
     proxy = urlsplit(settings.feature_proxy_url)
     feature_pool = Pool(f"{proxy.hostname}:{proxy.port or 80}", settings.connections_per_host)
@@ -108,7 +114,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     )  # fmt: skip
     deps = Deps(
         bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, waker=waker, parking=parking,
-        feature_pool=feature_pool, tables=tables, usage=usage,
+        feature_pool=feature_pool, tables=tables, usage=usage, book=book, signals=signals,
         load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
         tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
         stats=exchange, metrics=metrics, endpoints=endpoints,
@@ -125,7 +131,7 @@ async def running(deps: Deps) -> AsyncIterator[None]:
     work = [
         *(reader.run() for reader in deps.tables.readers.values()),
         deps.tables.run_snapshots(), deps.limits.run(), deps.usage.run_commits(), deps.usage.run_shipping(),
-        deps.load.run(), deps.tenant_series.run(), deps.stats.run(), _sweep(deps),
+        deps.load.run(), deps.tenant_series.run(), deps.stats.run(), deps.signals.run(), _sweep(deps),
     ]  # fmt: skip
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
@@ -136,6 +142,8 @@ async def running(deps: Deps) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
         await deps.waker.close()
         await deps.usage.close()
+        deps.book.close()
+        await deps.signals.close()
         await deps.tables.write()
         deps.hosts.close()
         deps.feature_pool.close()
@@ -149,6 +157,7 @@ async def _sweep(deps: Deps) -> None:
         now = time.monotonic()
         deps.hosts.sweep(now)
         deps.feature_pool.sweep(now)
+        deps.book.sweep()
 
 
 def _gauges(deps: Deps) -> Iterable[Metric]:
@@ -171,6 +180,10 @@ def _gauges(deps: Deps) -> Iterable[Metric]:
     yield gauge("moorage_router_ready_replicas", "Replica hosts ready, by model.", by_model, ready.items())
     yield gauge("moorage_router_quota_tokens", "Leased tokens in hand.", ["tenant"], tokens)
     yield gauge("moorage_router_usage_unshipped", "Requests not acknowledged.", [], [((), deps.usage.unshipped)])
+    signals = deps.signals
+    yield gauge("moorage_router_signals_waiting", "Batches of signals not acknowledged.", [], [((), signals.waiting)])
+    outcomes = [(("sent",), float(signals.sent)), (("dropped",), float(signals.dropped))]
+    yield counter("moorage_router_signals", "Batches of signals for rollouts' judge.", ["outcome"], outcomes)
     yield gauge("moorage_router_limit_store_away", "1 while Redis is away.", [], [((), float(state.breaker.opened))])
     yield gauge("moorage_router_routers", "Routers that share the limits.", [], [((), float(state.routers))])
     yield gauge(

@@ -1,5 +1,6 @@
 """From a chosen version to a host's answer: choice of the host, and retries."""
 
+import time
 from dataclasses import dataclass
 from enum import Enum
 
@@ -30,7 +31,14 @@ class Failure(Enum):
 
 @dataclass(slots=True)
 class Attempt:
-    """One request on its way."""
+    """One request on its way.
+
+    Attributes:
+        host: who was asked last; None while nobody was, or nobody worked on it.
+        lost_by: who broke off before.
+        took_us: microseconds that host took, or was waited for.
+        reply: what it answered.
+    """
 
     served: ServedVersion
     call: Outgoing
@@ -38,6 +46,10 @@ class Attempt:
     retried: bool = False
     parked: bool = False
     avoid: Host | None = None
+    host: Host | None = None
+    lost_by: Host | None = None
+    took_us: int = 0
+    reply: HostReply | None = None
 
 
 def may_retry(failure: Failure, *, body_kept: bool, data_format: bool, retried: bool) -> bool:
@@ -64,24 +76,30 @@ class Forwarder:
                 attempt.parked = True
                 host = await self._parking.host(attempt.served, attempt.call, attempt.deadline, attempt.avoid)
             host.in_flight += 1
+            attempt.host = host
+            asked_at = time.monotonic()
             try:
                 reply = await host.ask(attempt.call, attempt.deadline)
             except ConnectFailed as error:
                 self._endpoints.eject(host)
                 self._again(attempt, Failure.NOT_SENT, host, str(error))
+                attempt.host = attempt.lost_by
                 continue
             except AnswerLost as error:
                 self._endpoints.eject(host)  # a dying process still takes connections, and loses those as well
                 self._again(attempt, Failure.LOST, host, str(error))
+                attempt.lost_by = host
                 continue
             except Overdue as error:
                 message = f"no answer within the deadline of {attempt.served.model}"
                 raise DeadlineExceeded(message, detail=str(error)) from error
             finally:
                 host.in_flight -= 1
+                attempt.took_us = int((time.monotonic() - asked_at) * 1_000_000)
             if reply.status < 400 or not self._misrouted(attempt, host, reply):
                 if attempt.parked:
                     self._parking.answered(attempt.served)
+                attempt.reply = reply
                 return reply
 
     def _misrouted(self, attempt: Attempt, host: Host, reply: HostReply) -> bool:
@@ -90,6 +108,7 @@ class Forwarder:
             reply.discard()
             self._endpoints.eject(host)
             self._again(attempt, Failure.NOT_SENT, host, "stale token")
+            attempt.host = attempt.lost_by
             return True
         if reply.status in _NOT_HELD and may_retry(
             Failure.NOT_HELD,
@@ -99,9 +118,11 @@ class Forwarder:
         ):
             reply.discard()
             self._again(attempt, Failure.NOT_HELD, host, str(reply.status))
+            attempt.host = attempt.lost_by
             return True
         if reply.status == 404:
             reply.discard()
+            attempt.host = attempt.lost_by
             raise no_replica(attempt.served)
         return False
 

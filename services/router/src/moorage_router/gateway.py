@@ -20,6 +20,7 @@ from moorage_router.limits.limiter import Limiter, Tenant
 from moorage_router.replicas import Outgoing
 from moorage_router.replies import HostReply
 from moorage_router.routes import RouteTable, ServedRoute, ServedVersion
+from moorage_router.signals.batch import Mark
 from moorage_router.upstream import UpstreamError
 from moorage_router.usage import Outcome, UsageMeter
 
@@ -93,7 +94,10 @@ class Gateway:
         chosen = choose(route, asks, principal.kid, random.random(), entity)  # noqa: S311 - a share, not a secret
         served = chosen.served
         call.request_id = served.ids.new()
-        outcome = Outcome()
+        mark = None
+        if route.judged is not None and chosen.stratum is not None:
+            mark = route.judged.begin(served.number, principal.kid, chosen.stratum, chosen.key, asks.idempotency)
+        attempt, outcome = None, Outcome()
         tenant.in_flight += 1
         served.replicas.in_flight += 1
         served.replicas.requests += 1
@@ -101,8 +105,10 @@ class Gateway:
             deadline = started + route.deadline_s
             fields, body = await self._body(call, tenant, served, deadline)
             traceparent = trace.child_of(asks.traceparent).encode()
-            outgoing = Outgoing(served.request_line, asks.passed_on + fields, traceparent, body)
-            answered = await self._forwarder.forward(Attempt(served, outgoing, deadline))
+            line = served.request_line if mark is None or not mark.wants_output else served.asking_line
+            outgoing = Outgoing(line, asks.passed_on + fields, traceparent, body)
+            attempt = Attempt(served, outgoing, deadline)
+            answered = await self._forwarder.forward(attempt)
             outcome.status, outcome.rows, outcome.busy_us = answered.status, answered.rows, answered.busy_us
             outcome.bytes_out = await reply.send(_answer(call, tenant, answered))
             outcome.bytes_in = call.body.size
@@ -115,6 +121,8 @@ class Gateway:
         finally:
             tenant.in_flight -= 1
             served.replicas.in_flight -= 1
+            if mark is not None:
+                _mark(mark, outcome.status, attempt)
             served.series.count(outcome.status, time.monotonic() - started, outcome.rows, outcome.busy_us)
             self._usage.add(served.tenant, served.model, served.number, principal.kid, outcome)
 
@@ -164,6 +172,16 @@ class Gateway:
         received = call.received or await self._received(call, most)
         joined = await self._features.join(served, served.features, received, deadline)
         return "".join([f"{name}: {value}\r\n" for name, value in joined.headers.items()]).encode(), joined.body
+
+
+def _mark(mark: Mark, status: int, attempt: Attempt | None) -> None:
+    """What became of a request that a rollout counts."""
+    if attempt is None:
+        mark.done(status, 0, None, "ok", None)
+    elif attempt.reply is None:
+        mark.done(status, attempt.took_us, attempt.host, "ok", None)
+    else:
+        mark.done(status, attempt.took_us, attempt.host, attempt.reply.state, attempt.reply.output)
 
 
 def _answer(call: InferCall, tenant: Tenant, answered: HostReply) -> Answer:

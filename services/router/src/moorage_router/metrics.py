@@ -128,3 +128,13 @@ def gauge(name: str, text: str, labels: list[str], rows: Iterable[tuple[tuple[st
     for values, number in rows:
         family.add_metric(values, number)
     return family
+
+
+def counter(
+    name: str, text: str, labels: list[str], rows: Iterable[tuple[tuple[str, ...], float]]
+) -> CounterMetricFamily:
+    """A counter family from its rows of label values and number."""
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, number in rows:
+        family.add_metric(values, number)
+    return family

@@ -79,7 +79,7 @@ class Host:
         if found.status != reply.status:
             found.discard()
             raise AnswerLost("the answer is not there any more")
-        found.rows, found.busy_us, found.output = reply.rows, reply.busy_us, reply.output
+        found.rows, found.busy_us, found.state, found.output = reply.rows, reply.busy_us, reply.state, reply.output
         return found
 
     def _head(self, call: Outgoing, deadline: float) -> bytes:

@@ -13,6 +13,8 @@ _OUT_PREFIX = host_calls.OUT_PREFIX.encode()
 _OUT_ROWS = host_calls.OUT_ROWS.encode()
 _OUT_SERVICE_US = host_calls.OUT_SERVICE_US.encode()
 _OUT_COMPACT = host_calls.OUT_COMPACT.encode()
+_OUT_STATE = host_calls.OUT_STATE.encode()
+_STATES = {state.encode(): state for state in host_frames.STATES}
 _ERROR_CODE = host_calls.ERROR_CODE.encode()
 _NOT_PASSED_ON = frozenset({b"date", b"server", b"content-length", host_calls.REQUEST_ID.encode()})
 """The router writes its own."""
@@ -26,6 +28,7 @@ class HostReply:
         fields: header lines for the caller, encoded, without those of framing.
         body: the whole of it unless `rest` is set.
         rest: a long answer, which `parts` reads.
+        state: of the outputs, one of `host_frames.STATES`.
         output: the compact one, where it was asked for and the host gave one.
     """
 
@@ -37,6 +40,7 @@ class HostReply:
     error_code: bytes = b""
     rest: Reply | None = None
     output: Output | None = None
+    state: str = "ok"
 
     def parts(self) -> AsyncIterator[bytes] | None:
         """The whole of a long answer, part by part. Raises AnswerLost or Overdue."""
@@ -62,6 +66,8 @@ def of_http(reply: Reply) -> HostReply:
                 found.rows = _number(value)
             elif name == _OUT_SERVICE_US:
                 found.busy_us = _number(value)
+            elif name == _OUT_STATE:
+                found.state = _STATES.get(value, "ok")
             elif name == _OUT_COMPACT:
                 found.output = decode_output(unquote_to_bytes(value))
         elif name not in _NOT_PASSED_ON:
@@ -82,6 +88,7 @@ def of_frame(answer: host_frames.Answer) -> HostReply:
             raise AnswerLost(f"no answer has the status {answer.status}")
         code = _error_code(answer.fields)
     reply = HostReply(answer.status, answer.fields, answer.body, answer.rows, answer.service_us, code)
+    reply.state = host_frames.STATES[answer.state]
     if answer.output:
         reply.output = decode_output(answer.output)
     return reply

@@ -19,6 +19,7 @@ from moorage_router import splits
 from moorage_router.assignment import Assigned, keying_of
 from moorage_router.metrics import VersionSeries
 from moorage_router.replicas import EndpointTable, Replicas
+from moorage_router.signals.book import Book, Judged
 
 log = structlog.get_logger()
 
@@ -66,11 +67,12 @@ class ServedRoute:
         keying: what of a request decides besides the draw; None where nothing does.
         assigned: by version, the choice that a draw alone makes.
         covered: key records found to cover it, by kid.
+        judged: counts the requests of its rollout; None without one.
     """
 
-    __slots__ = ("assigned", "covered", "deadline_s", "keying", "model", "split", "tenant", "versions")
+    __slots__ = ("assigned", "covered", "deadline_s", "judged", "keying", "model", "split", "tenant", "versions")
 
-    def __init__(self, route: Route, versions: dict[int, ServedVersion]) -> None:
+    def __init__(self, route: Route, versions: dict[int, ServedVersion], judged: Judged | None) -> None:
         self.tenant = route.tenant
         self.model = route.model
         self.deadline_s = route.deadline_ms / 1000
@@ -79,6 +81,7 @@ class ServedRoute:
         self.keying = keying_of(route)
         self.assigned = {number: Assigned(served, "", None) for number, served in versions.items()}
         self.covered: dict[str, KeyRecord] = {}
+        self.judged = judged
 
     def version(self, number: str) -> ServedVersion:
         """Version `number` of a path. Raises NotFound."""
@@ -105,8 +108,13 @@ class RouteTable:
     """Routes by tenant, then model."""
 
     def __init__(
-        self, endpoints: EndpointTable, series: Callable[[str, str, int], VersionSeries], request_id_secret: bytes
+        self,
+        endpoints: EndpointTable,
+        series: Callable[[str, str, int], VersionSeries],
+        request_id_secret: bytes,
+        book: Book,
     ) -> None:
+        self._book = book
         self._secret = request_id_secret
         self._endpoints = endpoints
         self._series = series
@@ -117,6 +125,7 @@ class RouteTable:
         tenant, _, model = key.partition(".")
         if entry.value is None:
             self._tenants.get(tenant, {}).pop(model, None)
+            self._book.forget(tenant, model)
             return
         try:
             route = Route.model_validate(entry.value)
@@ -128,7 +137,7 @@ class RouteTable:
             replicas = self._endpoints.replicas(tenant, model, spec.version)
             series = self._series(tenant, model, spec.version)
             versions[spec.version] = ServedVersion(route, spec, replicas, series, self._secret)
-        self._tenants.setdefault(tenant, {})[model] = ServedRoute(route, versions)
+        self._tenants.setdefault(tenant, {})[model] = ServedRoute(route, versions, self._book.judge(route))
 
     def find(self, tenant: str, model: str) -> ServedRoute:
         """The tenant's model. Raises NotFound, for another tenant's just the same."""

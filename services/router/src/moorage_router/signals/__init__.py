@@ -1,0 +1,1 @@
+"""What this router saw of a rollout's versions: counted a batch at a time, and sent to the judge."""

@@ -1,0 +1,170 @@
+"""All running rollouts' batches on this router: opened at route time, closed in time, handed on when complete."""
+
+import time
+from collections.abc import Callable
+
+from moorage_common.contracts.routes import Route, RouteRollout
+from moorage_common.contracts.signals import BATCH_REQUESTS, BATCH_S, SignalBatch
+from moorage_router.signals.batch import Arm, Batch, Mark
+from moorage_router.signals.memory import Memory
+
+GRACE_S = 0.5
+"""After the last deadline: the gateway's own 504 comes up to 50 ms late."""
+
+Take = Callable[[SignalBatch], None]
+
+
+class Judged:
+    """Counts the requests of one rollout under one revision of a route: one open batch a stratum."""
+
+    __slots__ = ("_book", "_deadline_s", "_open", "_route", "is_closed", "memory", "rollout")
+
+    def __init__(self, book: "Book", route: Route, rollout: RouteRollout, memory: Memory) -> None:
+        self._book = book
+        self._route = route
+        self.rollout = rollout
+        self.memory = memory
+        self._deadline_s = route.deadline_ms / 1000
+        self._open: dict[str, Batch] = {}
+        self.is_closed = False
+        memory.timed.clear()
+
+    def begin(
+        self, number: int, client: str, stratum: str = "", key: int | None = None, idempotency: bytes | None = None
+    ) -> Mark | None:
+        """A request was routed to version `number`. None when it takes no part: another version's, a retry, a sticky
+        key that has had its bad event or is in this batch already.
+
+        Args:
+            client: the caller's kid.
+            key: 63-bit hash of the sticky key, None where traffic is not sticky.
+            idempotency: the request's `Idempotency-Key`.
+        """
+        memory, rollout = self.memory, self.rollout
+        if number not in (rollout.candidate, rollout.stable):
+            return None
+        if idempotency is not None and memory.is_retry(client, idempotency):
+            return None
+        batch = self._open.get(stratum)
+        if batch is None:
+            if self.is_closed:  # the route changed while this request waited for its turn
+                return None
+            batch = self._begun(stratum)
+        timed, nth = True, 0
+        if key is None:
+            nth = batch.clients.get(client, 0)
+            batch.clients[client] = nth + 1
+        else:
+            if key in batch.keys or not memory.may_count(key):
+                return None
+            batch.keys.add(key)
+            timed = memory.may_time(key)
+        mark = Mark(batch, batch.arms[number], nth, key, timed)
+        marks = batch.marks
+        marks.append(mark)
+        if len(marks) >= BATCH_REQUESTS:
+            self._close(stratum)
+        return mark
+
+    def close_before(self, opened: float) -> None:
+        """Close the batches opened before this time, monotonic seconds."""
+        for stratum in [name for name, batch in self._open.items() if batch.opened <= opened]:
+            self._close(stratum)
+
+    def close(self) -> None:
+        """The route has changed: close every batch. What is still routed by it is not counted."""
+        self.is_closed = True
+        for stratum in list(self._open):
+            self._close(stratum)
+
+    def _begun(self, stratum: str) -> Batch:
+        rollout = self.rollout
+        arms = {number: Arm(number) for number in (rollout.candidate, rollout.stable)}
+        batch = self._open[stratum] = Batch(
+            stratum, arms, self.memory, skip_first=rollout.skip_first, opened=self._book.now(),
+            opened_at=self._book.wall(), finished=self._finished,
+        )  # fmt: skip
+        return batch
+
+    def _close(self, stratum: str) -> None:
+        batch = self._open.pop(stratum)
+        self._book.waiting.add(batch)
+        batch.close(self._book.wall(), self._book.now() + self._deadline_s + GRACE_S)
+
+    def _finished(self, batch: Batch) -> None:
+        book, route, rollout = self._book, self._route, self.rollout
+        book.waiting.discard(batch)
+        if not batch.counted:
+            return
+        book.take(
+            SignalBatch(
+                router=book.router, boot=book.boot, seq=book.next_seq(rollout.id), tenant=route.tenant,
+                model=route.model, rollout=rollout.id, revision=route.revision, stratum=batch.stratum,
+                opened_at=batch.opened_at, closed_at=batch.closed_at,
+                candidate=batch.arms[rollout.candidate].counts(), stable=batch.arms[rollout.stable].counts(),
+            )
+        )  # fmt: skip
+
+
+class Book:
+    """One a router.
+
+    Attributes:
+        waiting: closed batches with requests that were not answered yet.
+    """
+
+    def __init__(
+        self,
+        router: str,
+        boot: str,
+        take: Take,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`take` gets each complete batch, in the order of `seq`."""
+        self.router = router
+        self.boot = boot
+        self.take = take
+        self.now = now
+        self.wall = wall
+        self.waiting: set[Batch] = set()
+        self._judged: dict[tuple[str, str], Judged] = {}
+        self._seqs: dict[str, int] = {}
+        """Kept after a rollout's end: should it come back, its batches must not be taken for earlier ones."""
+
+    def judge(self, route: Route) -> Judged | None:
+        """A route was read: what counts its requests from now on, None without a rollout. Ends what did before."""
+        rollout = route.rollout
+        before = self.forget(route.tenant, route.model)
+        if rollout is None or rollout.candidate == rollout.stable:
+            return None
+        same = before is not None and before.rollout.id == rollout.id
+        memory = before.memory if before is not None and same else Memory()
+        judged = self._judged[route.tenant, route.model] = Judged(self, route, rollout, memory)
+        return judged
+
+    def forget(self, tenant: str, model: str) -> Judged | None:
+        """The route is gone: its open batches are closed. What counted until now."""
+        held = self._judged.pop((tenant, model), None)
+        if held is not None:
+            held.close()
+        return held
+
+    def sweep(self) -> None:
+        """Close what has been open for a second, and wait no longer for what is overdue; called every 50 ms."""
+        now = self.now()
+        for judged in self._judged.values():
+            judged.close_before(now - BATCH_S)
+        if self.waiting:
+            for batch in [batch for batch in self.waiting if batch.expires <= now]:
+                batch.expire()
+
+    def close(self) -> None:
+        """The router ends: close all that is open. Every request has been answered by then."""
+        for name in list(self._judged):
+            self.forget(*name)
+
+    def next_seq(self, rollout: str) -> int:
+        """From 1, without a gap."""
+        seq = self._seqs[rollout] = self._seqs.get(rollout, 0) + 1
+        return seq

@@ -1,0 +1,67 @@
+"""What a router remembers of one rollout for as long as it runs: bounded, whatever callers send."""
+
+KEYS = 200_000
+"""Sticky keys remembered, of each kind. Beyond it no further key counts: none may count twice."""
+RETRIES = 50_000
+"""Idempotency keys remembered; beyond it the one not seen for longest is forgotten."""
+REPLICAS = 4096
+"""Generations of replicas whose first requests are counted."""
+
+
+class Memory:
+    """Keys that had their bad event, keys that were timed, idempotency keys seen, and how warm replicas are.
+
+    Attributes:
+        bad: sticky keys whose first bad event was counted.
+        timed: sticky keys whose latency was counted, or is about to be, under the current revision of the route.
+    """
+
+    __slots__ = ("_retries", "_warm", "bad", "timed")
+
+    def __init__(self) -> None:
+        self.bad: set[int] = set()
+        self.timed: set[int] = set()
+        self._retries: dict[int, None] = {}
+        self._warm: dict[tuple[str, str, int], int] = {}
+
+    def is_retry(self, kid: str, idempotency: bytes) -> bool:
+        """Whether a request of this key under this `Idempotency-Key` was seen before; it is from now on."""
+        seen, mark = self._retries, hash((kid, idempotency))
+        if mark in seen:
+            del seen[mark]
+            seen[mark] = None
+            return True
+        if len(seen) >= RETRIES:
+            del seen[next(iter(seen))]
+        seen[mark] = None
+        return False
+
+    def may_count(self, key: int) -> bool:
+        """Whether a sticky key's requests still count: not after its first bad event."""
+        return key not in self.bad and len(self.bad) < KEYS
+
+    def may_time(self, key: int) -> bool:
+        """Whether this request of a sticky key is the one to be timed; no other is until it is given back."""
+        timed = self.timed
+        if key in timed or len(timed) >= KEYS:
+            return False
+        timed.add(key)
+        return True
+
+    def is_first_bad(self, key: int) -> bool:
+        """Whether this is the key's first bad event; it had one from now on."""
+        if key in self.bad:
+            return False
+        self.bad.add(key)
+        return True
+
+    def is_warm(self, host_id: str, generation: str, version: int, skip_first: int) -> bool:
+        """Count one answer of a replica: whether it was not among its first `skip_first`."""
+        warm, name = self._warm, (host_id, generation, version)
+        answered = warm.get(name, 0)
+        if answered >= skip_first:
+            return True
+        if not answered and len(warm) >= REPLICAS:
+            del warm[next(iter(warm))]
+        warm[name] = answered + 1
+        return False
