@@ -91,9 +91,41 @@ def test_traffic_left_out_is_not_sent() -> None:
     assert "traffic" not in manifest.spec()
 
 
+JUDGED = """
+model: fraud
+resources: {gpu: 0.25}
+rollout: {to: 3}
+sticky: {header: user-id}
+policy:
+  errors: {on: false}
+  guard: {for_s: 3600}
+feedback: {output: label, keep_pct: 10}
+"""
+
+
+def test_how_a_version_is_rolled_out_and_judged_becomes_the_registrys_fields() -> None:
+    (manifest,) = parse_manifests(JUDGED)
+    spec = manifest.spec()
+    assert manifest.rollout is not None
+    assert manifest.rollout.to == spec["versions"][0]["version"] == 3
+    assert spec["stickiness"] == {"by": "header", "name": "user-id"}
+    assert (spec["policy"]["errors"]["on"], spec["policy"]["guard"]["for_s"]) == (False, 3600)
+    assert (spec["feedback"]["output"], spec["feedback"]["keep_pct"]) == ("label", 10)
+    assert "rollout" not in spec
+    (by_entity,) = parse_manifests("model: a\nsticky: {entity: customer}")
+    assert by_entity.spec()["stickiness"] == {"by": "entity", "name": "customer"}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("model: a\npolicy: {guard: {for: 1}}", "policy.guard.for: unknown field; did you mean for_s"),
+        ("model: a\npolicy: {steps: [{weigth: 5}]}", "policy.steps.0.weigth: unknown field; did you mean weight"),
+        ("model: a\nfeedback: {keep: 1}", "feedback.keep: unknown field; did you mean keep_pct"),
+        ("model: a\nsticky: {header: a, entity: b}", "sticky: give either header or entity"),
+        ("model: a\nrollout: {too: 3}", "rollout.too: unknown field; did you mean to"),
+        ("model: a\nrollout: {to: 3}\ntraffic: [{version: 3, weight: 100}]", "traffic: a rollout moves the weights"),
+        ("model: a\nroll_out: {to: 3}", "roll_out: unknown field; did you mean rollout"),
         ("model: a\nresorces: {gpu: 1}", "resorces: unknown field; did you mean resources"),
         ("model: a\nresources: {gpus: 1}", "resources.gpus: unknown field; did you mean gpu"),
         (

@@ -34,6 +34,7 @@ SAFETY = [
 TOLD: dict[str, Any] = {
     "id": "01J", "model": "fraud", "stable": 2, "candidate": 3, "state": "baking", "step": 1, "steps": 3, "weight": 25,
     "started_at": NOW - 252, "step_began_at": NOW - 64, "needed": 820, "eta_s": 110,
+    "reason": "310 requests at 25 % do not yet show that its errors are within the margin: about 820 more are needed",
     "evidence": {"signals": SIGNALS, "safety": SAFETY, "baseline_requests": 2000},
 }  # fmt: skip
 VERDICTS = [
@@ -52,7 +53,9 @@ def rollout(**more: Any) -> Rollout:
 def test_a_rollout_is_drawn_with_its_weight_its_evidence_and_why() -> None:
     assert draw(rollout(), VERDICTS, NOW) == (
         "fraud: version 3 in the place of 2                           at 25 %, 4 min 12 s\n"
-        "still takes about 820 more requests of version 3, expected in 1 min 50 s\n"
+        "310 requests at 25 % do not yet show that its errors are within the margin:\n"
+        "about 820 more are needed\n"
+        "goes on in about 1 min 50 s\n"
         "\n"
         "version 3 ███████████████▌··············································    25 %\n"
         "          ✓ 5 %   ● 25 % for 1 min 4 s   ○ 50 %   ○ guard 30 min\n"
@@ -78,7 +81,7 @@ def test_a_rollback_says_why_and_claims_no_safety() -> None:
     drawn = draw(rollout(state="rolled_back", weight=0, reason=reason, finished_at=NOW - 3), VERDICTS, NOW)
     assert "rolled back, 4 min 9 s\nerrors: 41 of 812 requests of version 3" in drawn
     assert "evidence that it is safe" not in drawn
-    assert "more requests of version 3" not in drawn
+    assert "goes on in" not in drawn
 
 
 def test_before_any_traffic_the_baseline_is_told() -> None:
@@ -180,16 +183,17 @@ def test_a_watch_through_the_guard_sees_a_rollback_in_it() -> None:
 
 
 def test_without_a_terminal_each_event_is_a_line_once(capsys: pytest.CaptureFixture[str]) -> None:
-    away = Look(rollout(weight=25.0), tuple(VERDICTS), NOW, "connection refused")
-    seen = [*looks(rollout(weight=5.0), rollout(), rollout()), away, *looks(rollout(), rollout(state="guarded"))]
+    first, second = rollout(weight=5.0, reason="waits"), rollout(reason="waits")
+    away = Look(second, tuple(VERDICTS), NOW, "connection refused")
+    seen = [*looks(first, second, second), away, *looks(second, rollout(state="guarded", reason="waits"))]
     watching.watch(iter(seen), "promoted")
     shown = capsys.readouterr()
     lines = [line.split(" ", maxsplit=1)[1] for line in shown.out.splitlines()]
     assert lines.count(VERDICTS[0].sentence) == 1
     assert [line for line in lines if line.startswith("fraud: ")] == [
-        "fraud: version 3 in the place of 2: at 5 %",
-        "fraud: version 3 in the place of 2: at 25 %",
-        "fraud: version 3 in the place of 2: promoted, guarded",
+        "fraud: version 3 in the place of 2: at 5 %: waits",
+        "fraud: version 3 in the place of 2: at 25 %: waits",
+        "fraud: version 3 in the place of 2: promoted, guarded: waits",
     ]
     assert shown.err.splitlines() == [
         "the registry does not answer: connection refused",

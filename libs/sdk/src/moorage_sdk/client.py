@@ -7,6 +7,7 @@ from typing import Any, Self, Unpack
 
 from moorage_common.contracts.desired import Isolation
 from moorage_common.contracts.events import CloudEvent
+from moorage_sdk import applying
 from moorage_sdk.answers import Change, Traffic, Version
 from moorage_sdk.deploying import Endpoint, wait_until_ready, with_version
 from moorage_sdk.errors import MoorageApiError, NotConfigured
@@ -18,7 +19,7 @@ from moorage_sdk.quantities import Quantity
 from moorage_sdk.registry_api import RegistryApi
 from moorage_sdk.retry import RetryPolicy
 from moorage_sdk.rollouts import Rollouts
-from moorage_sdk.spec import Placing, resources_spec, traffic_spec, version_spec
+from moorage_sdk.spec import Json, Placing, resources_spec, traffic_spec, version_spec
 from moorage_sdk.transport import TIMEOUT_S, Transport
 from moorage_sdk.upload import upload, wait_until_validated
 from moorage_sdk.wire import Service
@@ -200,12 +201,39 @@ class Client:
             raise NotConfigured("MOORAGE_ROUTER is not set; set it, or run: moorage login")
         return Endpoint(name=name, url=f"{self._to_router.base_url}/v2/models/{name}", inference=self._inference)
 
-    def apply(self, manifest: Manifest, *, dry_run: bool = False) -> list[Change]:
-        """Make the deployment as declared; returns what changed (with `dry_run`, would), empty for nothing."""
+    def apply(self, manifest: Manifest, *, dry_run: bool = False, again: bool = False) -> list[Change]:
+        """Make the deployment as declared; returns what changed (with `dry_run`, would), empty for nothing.
+
+        Args:
+            manifest: what `parse_manifests` read.
+            dry_run: change nothing.
+            again: begin the rollout that it declares even where the last one to that version was rolled back.
+
+        Raises:
+            MoorageApiError: the registry refused.
+            SdkError: a rollout to another version runs.
+        """
         spec = manifest.spec()
-        changes = self.registry.deployment_changes(manifest.model, spec)
+        if manifest.rollout is None:
+            return self._put(manifest.model, spec, dry_run=dry_run)
+        name, asked = manifest.model, manifest.rollout.to
+        to = self._latest(name) if asked == "latest" else asked
+        standing = self.registry.deployment(name)
+        history = self.rollouts.history(name) if standing is not None else []
+        what = applying.wanted(name, to, standing, history, again=again)
+        changes = self._put(name, applying.spec_for(spec, standing, to, what), dry_run=dry_run)
+        if isinstance(what, applying.Leave) and what.why:
+            self._progress(f"{name}: {what.why}")
+        if isinstance(what, applying.Begin):
+            if not dry_run:
+                self.rollouts.start(name, to=to)
+            changes.append(Change.model_validate({"path": "rollout", "from": what.stable, "to": to}))
+        return changes
+
+    def _put(self, name: str, spec: Json, *, dry_run: bool) -> list[Change]:
+        changes = self.registry.deployment_changes(name, spec)
         if changes and not dry_run:
-            self.registry.put_deployment(manifest.model, spec)
+            self.registry.put_deployment(name, spec)
         return changes
 
     def set_traffic(self, name: str, weights: Mapping[int, float]) -> Traffic:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from moorage_common.contracts.desired import Isolation, SchedulingClass
 from moorage_common.contracts.names import NAME_MAX, is_name
+from moorage_common.contracts.rollouts import FeedbackPolicy, RolloutPolicy
 from moorage_sdk.errors import InvalidManifest, InvalidQuantity
 from moorage_sdk.hints import explain, read_yaml
 from moorage_sdk.spec import Json, Placing, Profile, resources_spec, traffic_spec, version_spec
@@ -103,14 +104,44 @@ class FeaturesPart(_Part):
     default: float = 0.0
 
 
+class StickyPart(_Part):
+    """What keeps a caller at one version: `{header: user-id}`, or `{entity: customer}` for an input's first row."""
+
+    header: str | None = Field(default=None, min_length=1, max_length=256)
+    entity: str | None = Field(default=None, min_length=1, max_length=256)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "StickyPart":
+        if (self.header is None) == (self.entity is None):
+            message = "give either header or entity"
+            raise ValueError(message)
+        return self
+
+    def spec(self) -> Json:
+        return {"by": "entity", "name": self.entity} if self.header is None else {"by": "header", "name": self.header}
+
+
+class RolloutPart(_Part):
+    """The version that is to answer; a rollout takes it there."""
+
+    to: int | Literal["latest"]
+
+
 class Manifest(_Part):
-    """What one document declares of one model. Without `traffic`, the traffic stays as it is."""
+    """What one document declares of one model. Without `traffic`, the traffic stays as it is.
+
+    With `rollout`, versions say how each runs that the deployment holds; none is added but the one rolled out.
+    """
 
     model: str
     versions: list[VersionPart] = Field(min_length=1)
     traffic: list[TrafficPart] | None = None
     features: FeaturesPart | None = None
     deadline_ms: int | None = Field(default=None, ge=1)
+    sticky: StickyPart | None = None
+    policy: RolloutPolicy | None = None
+    feedback: FeedbackPolicy | None = None
+    rollout: RolloutPart | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -119,8 +150,17 @@ class Manifest(_Part):
         if not isinstance(found, dict) or "versions" in found:
             return found
         single = {key: found[key] for key in _SHORTHAND if key in found}
+        if isinstance(rollout := found.get("rollout"), dict) and "to" in rollout:
+            single = {"version": rollout["to"], **single}
         rest = {key: value for key, value in found.items() if key not in _SHORTHAND}
         return {**rest, "versions": [single]}
+
+    @model_validator(mode="after")
+    def _one_owner(self) -> "Manifest":
+        if self.rollout is not None and self.traffic is not None:
+            message = "traffic: a rollout moves the weights; leave out either rollout or traffic"
+            raise ValueError(message)
+        return self
 
     def spec(self) -> Json:
         """The body of `PUT /v1/deployments/{model}`."""
@@ -131,6 +171,11 @@ class Manifest(_Part):
             spec["features"] = self.features.model_dump()
         if self.deadline_ms is not None:
             spec["deadline_ms"] = self.deadline_ms
+        if self.sticky is not None:
+            spec["stickiness"] = self.sticky.spec()
+        for name, policy in (("policy", self.policy), ("feedback", self.feedback)):
+            if policy is not None:
+                spec[name] = policy.model_dump(mode="json")
         return spec
 
 

@@ -29,6 +29,9 @@ def apply_manifests(
     context: typer.Context,
     file: Annotated[Path, typer.Option("--file", "-f", help="YAML with one document a model; - reads stdin.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Roll out even the version that was last rolled back or aborted.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make deployments as a manifest declares them. Applying it again changes nothing."""
@@ -39,7 +42,7 @@ def apply_manifests(
     else:
         declared = read_manifests(file)
     with connect(context) as client:
-        applied = [(manifest.model, client.apply(manifest, dry_run=dry_run)) for manifest in declared]
+        applied = [(manifest.model, client.apply(manifest, dry_run=dry_run, again=again)) for manifest in declared]
     if as_json:
         print_json(
             [

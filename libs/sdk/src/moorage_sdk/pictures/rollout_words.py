@@ -79,10 +79,12 @@ def outlook(found: Rollout) -> str:
     if found.step < 0 and found.needed is None and found.eta_s is None:
         first, seen = found.policy.baseline_requests, found.evidence.baseline_requests
         return f"first {count(first)} requests of version {found.stable} are counted, {count(seen)} so far"
-    needed = f"about {count(found.needed)} more requests of version {found.candidate}" if found.needed else ""
-    eta = f"expected in {span(found.eta_s)}" if found.eta_s is not None else ""
-    told = ", ".join(part for part in (needed, eta) if part)
-    return f"still takes {told}" if needed else told
+    needed = ""
+    if found.needed and not found.reason:
+        needed = f"still takes about {count(found.needed)} more requests of version {found.candidate}"
+    then = "ends" if found.state == "guarded" else "goes on"
+    eta = f"{then} in about {span(found.eta_s)}" if found.eta_s is not None else ""
+    return ", ".join(part for part in (needed, eta) if part)
 
 
 def step_words(step: Step) -> str:
