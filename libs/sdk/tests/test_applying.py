@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from moorage_sdk.applying import Begin, Deploy, Leave, spec_for, wanted
+from moorage_sdk.applying import Begin, Deploy, Leave, settling, spec_for, wanted
 from moorage_sdk.errors import SdkError
 from moorage_sdk.rollouts_answers import Rollout
 
@@ -73,3 +73,10 @@ def test_a_version_without_settings_of_its_own_is_left_to_the_rollout() -> None:
     assert numbers(spec_for(only_two, None, 3, Deploy())) == [(3, None)]
     latest = {"versions": [{"version": "latest", "priority": 7}]}
     assert numbers(spec_for(latest, held(2), 3, Begin(2))) == [(2, 10), (3, 7)]
+
+
+def test_a_rollout_that_runs_or_has_just_ended_keeps_its_versions_settings() -> None:
+    ended = [rollout("rolled_back").model_copy(update={"finished_at": 1000.0})]
+    assert settling([rollout("baking")], 1e9) == settling(ended, 1010.0) == {2, 3}
+    assert settling(ended, 1100.0) == settling([], 0.0) == frozenset()
+    assert numbers(spec_for(DECLARED, held(2, 3), 3, Leave("goes on"), {2, 3})) == [(2, 10), (3, 10)]

@@ -80,6 +80,7 @@ def test_a_rollback_says_why_and_claims_no_safety() -> None:
     reason = "errors: 41 of 812 requests of version 3 were bad (5.0 %), of version 2 120 of 11,800 (1.0 %)"
     drawn = draw(rollout(state="rolled_back", weight=0, reason=reason, finished_at=NOW - 3), VERDICTS, NOW)
     assert "rolled back, 4 min 9 s\nerrors: 41 of 812 requests of version 3" in drawn
+    assert "✓ 5 %   ✗ 25 %   ○ 50 %" in drawn
     assert "evidence that it is safe" not in drawn
     assert "goes on in" not in drawn
 

@@ -1,11 +1,14 @@
 """What applying a manifest with `rollout: {to: N}` comes to, by what stands and what was rolled out before. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from moorage_sdk.errors import SdkError
 from moorage_sdk.rollouts_answers import Rollout
 from moorage_sdk.spec import Json
+
+SETTLES_S = 60.0
+"""After a rollout has ended, until the version that lost has left the deployment for certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +72,28 @@ def stable_of(standing: Json) -> int:
     return int(heaviest["version"])
 
 
-def spec_for(declared: Json, standing: Json | None, to: int, what: Wanted) -> Json:
+def settling(history: Sequence[Rollout], now: float) -> frozenset[int]:
+    """Versions whose settings are the last rollout's: while it runs, and until the one that lost has left."""
+    if not history:
+        return frozenset()
+    last = history[0]
+    is_over = last.is_final and (last.finished_at is None or now - last.finished_at > SETTLES_S)
+    return frozenset() if is_over else frozenset({last.stable, last.candidate})
+
+
+def spec_for(declared: Json, standing: Json | None, to: int, what: Wanted, left: Collection[int] = frozenset()) -> Json:
     """The body to put: versions that are held, as declared where they are; `to` beside them if it is to begin.
 
-    A declared version that is not held any more is left out, so that an applied manifest brings none back.
+    A declared version that is not held any more is left out, so that an applied manifest brings none back; one of
+    `left` stays as it is held.
     """
     of = {_settled(version["version"], to): version for version in declared["versions"]}
     settled = {number: {**version, "version": number} for number, version in of.items()}
     held = {int(version["version"]): version for version in standing["versions"]} if standing is not None else {}
+    as_held = {number: version for number, version in held.items() if number in left or number not in settled}
     numbers = _numbers(held, to, what, declared=to in settled)
-    return {**declared, "versions": [settled.get(number) or held.get(number) or {"version": to} for number in numbers]}
+    versions = [as_held.get(number) or settled.get(number) or {"version": number} for number in numbers]
+    return {**declared, "versions": versions}
 
 
 def _settled(version: int | str, to: int) -> int:

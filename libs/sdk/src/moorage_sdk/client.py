@@ -221,7 +221,8 @@ class Client:
         standing = self.registry.deployment(name)
         history = self.rollouts.history(name) if standing is not None else []
         what = applying.wanted(name, to, standing, history, again=again)
-        changes = self._put(name, applying.spec_for(spec, standing, to, what), dry_run=dry_run)
+        settled = applying.spec_for(spec, standing, to, what, applying.settling(history, time.time()))
+        changes = self._put(name, settled, dry_run=dry_run)
         if isinstance(what, applying.Leave) and what.why:
             self._progress(f"{name}: {what.why}")
         if isinstance(what, applying.Begin):

@@ -76,8 +76,9 @@ class Rollouts:
         return next(iter(self.history(model)), None)
 
     def history(self, model: str) -> list[Rollout]:
-        """Every rollout of the model, newest first."""
-        return [Rollout.model_validate(row) for row in self._http.json("GET", _path(model))["rollouts"]]
+        """The model's rollouts, newest first, a hundred at most."""
+        answer = self._http.json("GET", _path(model), params={"limit": "100"})
+        return [Rollout.model_validate(row) for row in answer["rollouts"]]
 
     def read(self, model: str, rollout: str = CURRENT) -> Rollout:
         return Rollout.model_validate(self._http.json("GET", _path(model, rollout)))

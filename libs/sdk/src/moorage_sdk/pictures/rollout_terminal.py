@@ -108,7 +108,8 @@ def _track(found: Rollout, now: float, pen: _Pen, width: int) -> str:
     names, here = stages(found.policy), stage_of(found)
     if 0 <= here < len(names) and found.step_began_at is not None and not found.is_final:
         names[here] += f" for {span(now - found.step_began_at)}"
-    marks = ["✓" if number < here else "●" if number == here else "○" for number in range(len(names))]
+    present = "✗" if found.state in ("rolled_back", "aborted") else "●"
+    marks = ["✓" if number < here else present if number == here else "○" for number in range(len(names))]
     first, last = 0, len(names)
     while last - first > 1 and _length(names[first:last], first > 0, last < len(names)) > width:
         if here - first > last - 1 - here or last - 1 <= max(here, 0):
