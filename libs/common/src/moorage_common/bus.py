@@ -10,7 +10,7 @@ import nats.js.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import KeyValueConfig, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.kv import KeyValue
 
 log = structlog.get_logger()
@@ -97,8 +97,11 @@ class Bus:
         max_age_s: float,
         storage: StorageType = StorageType.FILE,
         max_bytes: int = -1,
+        *,
+        retention: RetentionPolicy = RetentionPolicy.LIMITS,
+        discard: DiscardPolicy = DiscardPolicy.OLD,
     ) -> None:
-        """The stream, made when absent (duplicates refused for two minutes; beyond `max_bytes` the oldest goes)."""
+        """The stream, made when absent (duplicates refused for two minutes; `discard`: what goes when it is full)."""
         js = self.jetstream()
         try:
             await js.stream_info(name)
@@ -109,6 +112,8 @@ class Bus:
                 max_age=max_age_s,
                 max_bytes=max_bytes,
                 storage=storage,
+                retention=retention,
+                discard=discard,
                 duplicate_window=120,
             )
             await js.add_stream(config)

@@ -113,12 +113,13 @@ class Calls:
 
 
 def _reply(answer: Answer, accepted: str) -> Reply:
+    output = b""
     if answer.encoded is None:
         status, fields, body, *_ = refusal(answer.refusal or MoorageError("the answer cannot be encoded"))
     else:
         encoded = packed(answer.encoded, accepted) if accepted else answer.encoded
         status, fields, body = 200, _lines(encoded.headers), encoded.body
-    output = b"" if answer.output is None else encode_output(answer.output)
+        output = b"" if answer.output is None else encode_output(answer.output)
     return Reply(status, fields, body, answer.rows, answer.service_us, answer.queue_us, answer.state, output)
 
 

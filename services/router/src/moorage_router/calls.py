@@ -26,7 +26,7 @@ class Call:
     """What a head asks for.
 
     Attributes:
-        kind: `infer`, or `read` for everything that is answered from memory.
+        kind: `infer`, or `read` for everything else.
         tenant: from the base path `/t/<tenant>`, None without one.
         parts: the path from `v2` on.
         version: from the path, None to let the split choose.
@@ -52,6 +52,11 @@ class Call:
     def fields(self) -> Mapping[bytes, bytes]:
         """The first header of each name, in lower case: for routes that look at one."""
         return dict(reversed(self.head))
+
+    @property
+    def is_feedback(self) -> bool:
+        """Labels for a model's answers."""
+        return len(self.parts) == 4 and self.parts[1] == "models" and self.parts[3] == "feedback"
 
 
 def call_of(head: Head) -> Call:

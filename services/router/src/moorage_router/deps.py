@@ -18,6 +18,8 @@ from moorage_router.catalog import Catalog
 from moorage_router.endpoints import Endpoints
 from moorage_router.features.lookup import FeatureLookup
 from moorage_router.features.service import FeatureJoiner
+from moorage_router.feedback.outputs import Outputs
+from moorage_router.feedback.service import FeedbackService
 from moorage_router.forwarding import Forwarder
 from moorage_router.gateway import Gateway
 from moorage_router.limits.leases import StoreState
@@ -57,6 +59,7 @@ class Deps:
     usage: UsageShipper
     book: Book
     signals: SignalsShipper
+    outputs: Outputs
     load: LoadReporter
     tenant_series: TenantSeriesResponder
     stats: StatsExchange
@@ -100,21 +103,24 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
 
     meter = UsageMeter()
     usage = UsageShipper(meter, usage_log, bus)
+    outputs = Outputs(bus, settings.router_name, metrics)
     proxy = urlsplit(settings.feature_proxy_url)
     feature_pool = Pool(f"{proxy.hostname}:{proxy.port or 80}", settings.connections_per_host)
     gateway = Gateway(
         keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter,
         features=FeatureJoiner(FeatureLookup(feature_pool, secrets.internal_token(pepper))),
-        forwarder=Forwarder(hosts, metrics, parking),
+        forwarder=Forwarder(hosts, metrics, parking), outputs=outputs,
     )  # fmt: skip
     exchange = StatsExchange(bus, routes, settings.router_name)
     endpoints = Endpoints(
-        gateway, Catalog(gateway, routes, exchange), metrics,
-        lambda: None if tables.known else "the router has not read its tables from the bus yet", request_id_secret,
+        gateway, Catalog(gateway, routes, exchange),
+        FeedbackService(gateway, limits, bus, request_id_secret, metrics), metrics,
+        lambda: None if tables.known else "the router has not read its tables from the bus yet",
+        secret=request_id_secret,
     )  # fmt: skip
     deps = Deps(
         bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, waker=waker, parking=parking,
-        feature_pool=feature_pool, tables=tables, usage=usage, book=book, signals=signals,
+        feature_pool=feature_pool, tables=tables, usage=usage, book=book, signals=signals, outputs=outputs,
         load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
         tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
         stats=exchange, metrics=metrics, endpoints=endpoints,
@@ -131,7 +137,8 @@ async def running(deps: Deps) -> AsyncIterator[None]:
     work = [
         *(reader.run() for reader in deps.tables.readers.values()),
         deps.tables.run_snapshots(), deps.limits.run(), deps.usage.run_commits(), deps.usage.run_shipping(),
-        deps.load.run(), deps.tenant_series.run(), deps.stats.run(), deps.signals.run(), _sweep(deps),
+        deps.load.run(), deps.tenant_series.run(), deps.stats.run(), deps.signals.run(), deps.outputs.run(),
+        _sweep(deps),
     ]  # fmt: skip
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
@@ -144,6 +151,7 @@ async def running(deps: Deps) -> AsyncIterator[None]:
         await deps.usage.close()
         deps.book.close()
         await deps.signals.close()
+        await deps.outputs.close()
         await deps.tables.write()
         deps.hosts.close()
         deps.feature_pool.close()
@@ -184,6 +192,7 @@ def _gauges(deps: Deps) -> Iterable[Metric]:
     yield gauge("moorage_router_signals_waiting", "Batches of signals not acknowledged.", [], [((), signals.waiting)])
     outcomes = [(("sent",), float(signals.sent)), (("dropped",), float(signals.dropped))]
     yield counter("moorage_router_signals", "Batches of signals for rollouts' judge.", ["outcome"], outcomes)
+    yield gauge("moorage_router_outputs_waiting", "Kept outputs not shipped.", [], [((), float(deps.outputs.waiting))])
     yield gauge("moorage_router_limit_store_away", "1 while Redis is away.", [], [((), float(state.breaker.opened))])
     yield gauge("moorage_router_routers", "Routers that share the limits.", [], [((), float(state.routers))])
     yield gauge(

@@ -15,6 +15,7 @@ from moorage_common.http1 import ClientGone, Exchange
 from moorage_router.bodies import IncomingBody
 from moorage_router.calls import Call, call_of, method_not_allowed, no_such_path
 from moorage_router.catalog import INDEX_BODY_BYTES, Catalog, index_request_refused
+from moorage_router.feedback.service import FeedbackService
 from moorage_router.gateway import Answer, Gateway, InferCall
 from moorage_router.metrics import RouterMetrics
 from moorage_router.upstream import UpstreamError
@@ -30,11 +31,19 @@ class Endpoints:
     """What is served under /v2 and /t/<tenant>/v2."""
 
     def __init__(
-        self, gateway: Gateway, catalog: Catalog, metrics: RouterMetrics, ready: Callable[[], str | None], secret: bytes
+        self,
+        gateway: Gateway,
+        catalog: Catalog,
+        feedback: FeedbackService,
+        metrics: RouterMetrics,
+        ready: Callable[[], str | None],
+        *,
+        secret: bytes,
     ) -> None:
-        """`ready` says why the router cannot serve, or None."""
+        """`ready` says why the router cannot serve, or None; `secret` is that of request ids."""
         self._gateway = gateway
         self._catalog = catalog
+        self._feedback = feedback
         self._metrics = metrics
         self._ready = ready
         self._ids = RequestIds(secret, "")
@@ -55,13 +64,7 @@ class Endpoints:
                 finally:
                     request_id = asked.request_id
             else:
-                if call.parts[1:] == ("repository", "index"):
-                    body = await self._index(exchange, call)
-                elif head.method not in (b"GET", b"HEAD"):
-                    raise method_not_allowed("GET")
-                else:
-                    body = await self._read(call)
-                _json(exchange, 200, body, self._ids.new())
+                await self._other(exchange, call)
         except MoorageError as error:
             self._refuse(exchange, error, request_id)
         except UpstreamError as error:
@@ -74,6 +77,22 @@ class Endpoints:
             unforeseen = Internal("something failed on our side; try again, and report it if it goes on")
             self._refuse(exchange, unforeseen, request_id)
 
+    async def _other(self, exchange: Exchange, call: Call) -> None:
+        """All that is not inference."""
+        status, method = 200, exchange.head.method
+        if call.parts[1:] == ("repository", "index"):
+            body = await self._index(exchange, call)
+        elif call.is_feedback:
+            if method != b"POST":
+                raise method_not_allowed("POST")
+            status, incoming = 202, IncomingBody(exchange)
+            body = await self._feedback.take(call.credentials, call.tenant, call.parts[2], incoming)
+        elif method not in (b"GET", b"HEAD"):
+            raise method_not_allowed("GET")
+        else:
+            body = await self._read(call)
+        _json(exchange, status, body, self._ids.new())
+
     async def _index(self, exchange: Exchange, call: Call) -> bytes:
         if exchange.head.method != b"POST":
             raise method_not_allowed("POST")
@@ -85,7 +104,7 @@ class Endpoints:
         return self._catalog.index(call.credentials, call.tenant, body)
 
     async def _read(self, call: Call) -> bytes:
-        """All that is not inference, answered from memory; statistics also from the other routers'."""
+        """What is read, answered from memory; statistics also from the other routers'."""
         parts = call.parts
         if parts[1:] == ("models", "stats"):
             return await self._catalog.all_stats(call.credentials, call.tenant)

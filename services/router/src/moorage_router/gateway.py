@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moorage_common import trace
-from moorage_common.contracts.keys import KeyRecord, TenantLimits
+from moorage_common.contracts.keys import KeyRecord
 from moorage_common.errors import MoorageError, NotFound
 from moorage_common.key_table import require_scope
 from moorage_router.assignment import Keying, choose, entity_of
@@ -15,6 +15,7 @@ from moorage_router.auth import Authenticator, Credentials
 from moorage_router.bodies import IncomingBody, StreamedBody
 from moorage_router.calls import Call
 from moorage_router.features.service import FeatureJoiner, Received
+from moorage_router.feedback.outputs import Outputs
 from moorage_router.forwarding import Attempt, Forwarder
 from moorage_router.limits.limiter import Limiter, Tenant
 from moorage_router.replicas import Outgoing
@@ -75,6 +76,7 @@ class Gateway:
         features: FeatureJoiner,
         forwarder: Forwarder,
         usage: UsageMeter,
+        outputs: Outputs,
     ) -> None:
         self._keys = keys
         self._routes = routes
@@ -82,13 +84,14 @@ class Gateway:
         self._features = features
         self._forwarder = forwarder
         self._usage = usage
+        self._outputs = outputs
 
     async def infer(self, call: InferCall, reply: Reply) -> None:
         """Answer one call through `reply`. Raises MoorageError for a refusal."""
         started = time.monotonic()
         asks = call.asks
         principal, route = self.authorize(asks.credentials, asks.tenant, asks.model)
-        tenant = self._tenant(principal.tenant)
+        tenant = self._limits.of(principal.tenant)
         await self._limits.admit(tenant)
         entity = None if route.keying is None else await self._entity(call, tenant, route.keying)
         chosen = choose(route, asks, principal.kid, random.random(), entity)  # noqa: S311 - a share, not a secret
@@ -104,12 +107,14 @@ class Gateway:
         try:
             deadline = started + route.deadline_s
             fields, body = await self._body(call, tenant, served, deadline)
-            traceparent = trace.child_of(asks.traceparent).encode()
-            line = served.request_line if mark is None or not mark.wants_output else served.asking_line
-            outgoing = Outgoing(line, asks.passed_on + fields, traceparent, body)
+            keeps = route.kept > 0 and random.random() < route.kept  # noqa: S311 - a sample, not a secret
+            line = served.asking_line if keeps or (mark is not None and mark.wants_output) else served.request_line
+            outgoing = Outgoing(line, asks.passed_on + fields, trace.child_of(asks.traceparent).encode(), body)
             attempt = Attempt(served, outgoing, deadline)
             answered = await self._forwarder.forward(attempt)
             outcome.status, outcome.rows, outcome.busy_us = answered.status, answered.rows, answered.busy_us
+            if keeps and answered.output is not None:
+                self._outputs.answered(call.request_id, served, answered.output, paired=route.paired)
             outcome.bytes_out = await reply.send(_answer(call, tenant, answered))
             outcome.bytes_in = call.body.size
         except MoorageError as error:
@@ -142,10 +147,6 @@ class Gateway:
             message = "this path belongs to another tenant than the key; leave /t/<tenant> out"
             raise NotFound(message, code="tenant_not_found")
         return principal
-
-    def _tenant(self, name: str) -> Tenant:
-        tenant = self._limits.tenants.get(name)
-        return tenant if tenant is not None else self._limits.add(TenantLimits(tenant=name))
 
     async def _entity(self, call: InferCall, tenant: Tenant, keying: Keying) -> bytes | None:
         """The key of a route that is sticky by an input: its first row."""

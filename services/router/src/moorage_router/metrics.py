@@ -77,6 +77,12 @@ class RouterMetrics:
         self.wakes = Counter(
             "moorage_router_wakes", "Requests to a scheduler to start a version.", ["outcome"], registry=self.registry
         )
+        self.feedback = Counter(
+            "moorage_router_feedback", "Labels by what became of them.", ["outcome"], registry=self.registry
+        )
+        self.outputs_lost = Counter(
+            "moorage_router_outputs_lost", "Kept outputs dropped for want of room.", registry=self.registry
+        )
         self.wake_to_answer = Histogram(
             "moorage_router_wake_to_answer_seconds",
             "From the first wake of a version without replicas to its first answer.",

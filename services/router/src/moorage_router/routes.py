@@ -68,9 +68,14 @@ class ServedRoute:
         assigned: by version, the choice that a draw alone makes.
         covered: key records found to cover it, by kid.
         judged: counts the requests of its rollout; None without one.
+        kept: share of the requests of which the output is kept for labels.
+        paired: whether a rollout has another version answer copies of requests.
     """
 
-    __slots__ = ("assigned", "covered", "deadline_s", "judged", "keying", "model", "split", "tenant", "versions")
+    __slots__ = (
+        "assigned", "covered", "deadline_s", "judged", "kept", "keying", "model", "paired", "split", "tenant",
+        "versions",
+    )  # fmt: skip
 
     def __init__(self, route: Route, versions: dict[int, ServedVersion], judged: Judged | None) -> None:
         self.tenant = route.tenant
@@ -80,6 +85,8 @@ class ServedRoute:
         self.versions = versions
         self.keying = keying_of(route)
         self.assigned = {number: Assigned(served, "", None) for number, served in versions.items()}
+        self.kept = 0.0 if route.feedback is None else route.feedback.keep_bp / splits.WHOLE_BP
+        self.paired = route.rollout is not None and route.rollout.paired_bp > 0
         self.covered: dict[str, KeyRecord] = {}
         self.judged = judged
 

@@ -63,6 +63,11 @@ class Limiter:
         tenant = self.tenants[limits.tenant] = Tenant(limits, self.state)
         return tenant
 
+    def of(self, name: str) -> Tenant:
+        """The tenant of a key; one whose limits are not known yet has the usual ones."""
+        tenant = self.tenants.get(name)
+        return tenant if tenant is not None else self.add(TenantLimits(tenant=name))
+
     async def admit(self, tenant: Tenant) -> None:
         """Let one request of `tenant` pass. Raises OverQuota, or Unavailable when its limit is closed without Redis."""
         if tenant.in_flight - self._parked(tenant.name) >= tenant.limits.max_concurrent:
