@@ -22,7 +22,7 @@ class Judge:
         self.batches: list[SignalBatch] = []
 
     async def read(self, desired: Desired) -> None:
-        await desired.bus.ensure_stream(names.STREAM_SIGNALS, ["signals.*.*"], 3600, StorageType.MEMORY)
+        await desired.bus.ensure_stream(names.STREAM_SIGNALS, ["signals.>"], 3600, StorageType.MEMORY)
         config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
         reader = await desired.bus.jetstream().subscribe("signals.>", config=config, ordered_consumer=True)
         async for message in reader.messages:

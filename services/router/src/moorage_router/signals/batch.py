@@ -25,7 +25,8 @@ CLIENTS = 10
 
 _OPEN, _VOID = 0, -1
 _CAUSES = {504: "timeout", 502: "lost"}
-_ENDED_EARLY = frozenset({200, 499, 504})
+_TIMED = frozenset({200, 499, 504})
+"""Answered, or waited for so long at least; what was refused or lost took a time that says nothing of the model."""
 
 
 def cause_of(status: int, state: str) -> str | None:
@@ -237,7 +238,7 @@ class Batch:
                 arm.bad_keys.append(key)
         if mark.timed:
             warm = memory.is_warm(endpoint.host_id, endpoint.generation, arm.version, self.skip_first)
-            if warm and status in _ENDED_EARLY:
+            if warm and status in _TIMED:
                 bucket = bucket_of(mark.took_us)
                 tally.slow[bucket] = tally.slow.get(bucket, 0) + 1
             elif key is not None:

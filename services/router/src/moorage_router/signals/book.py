@@ -88,12 +88,12 @@ class Judged:
 
     def _close(self, stratum: str) -> None:
         batch = self._open.pop(stratum)
-        self._book.waiting.add(batch)
+        self._book.waiting[batch] = None
         batch.close(self._book.wall(), self._book.now() + self._deadline_s + GRACE_S)
 
     def _finished(self, batch: Batch) -> None:
         book, route, rollout = self._book, self._route, self.rollout
-        book.waiting.discard(batch)
+        del book.waiting[batch]
         if not batch.counted:
             return
         book.take(
@@ -110,7 +110,7 @@ class Book:
     """One a router.
 
     Attributes:
-        waiting: closed batches with requests that were not answered yet.
+        waiting: closed batches with requests that were not answered yet, in order.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Book:
         self.take = take
         self.now = now
         self.wall = wall
-        self.waiting: set[Batch] = set()
+        self.waiting: dict[Batch, None] = {}
         self._judged: dict[tuple[str, str], Judged] = {}
         self._seqs: dict[str, int] = {}
         """Kept after a rollout's end: should it come back, its batches must not be taken for earlier ones."""

@@ -3,7 +3,7 @@
 KEYS = 200_000
 """Sticky keys remembered, of each kind. Beyond it no further key counts: none may count twice."""
 RETRIES = 50_000
-"""Idempotency keys remembered; beyond it the one not seen for longest is forgotten."""
+"""Idempotency keys remembered at least, and twice as many at most; those not seen for longest are forgotten."""
 REPLICAS = 4096
 """Generations of replicas whose first requests are counted."""
 
@@ -16,34 +16,35 @@ class Memory:
         timed: sticky keys whose latency was counted, or is about to be, under the current revision of the route.
     """
 
-    __slots__ = ("_retries", "_warm", "bad", "timed")
+    __slots__ = ("_earlier", "_keys", "_retries", "_seen", "_warm", "bad", "timed")
 
-    def __init__(self) -> None:
+    def __init__(self, keys: int = KEYS, retries: int = RETRIES) -> None:
+        self._keys = keys
+        self._retries = retries
         self.bad: set[int] = set()
         self.timed: set[int] = set()
-        self._retries: dict[int, None] = {}
+        self._seen: set[int] = set()
+        self._earlier: set[int] = set()
         self._warm: dict[tuple[str, str, int], int] = {}
 
     def is_retry(self, kid: str, idempotency: bytes) -> bool:
         """Whether a request of this key under this `Idempotency-Key` was seen before; it is from now on."""
-        seen, mark = self._retries, hash((kid, idempotency))
+        seen, mark = self._seen, hash((kid, idempotency))
         if mark in seen:
-            del seen[mark]
-            seen[mark] = None
             return True
-        if len(seen) >= RETRIES:
-            del seen[next(iter(seen))]
-        seen[mark] = None
-        return False
+        if len(seen) >= self._retries:
+            self._earlier, self._seen = seen, set()
+        self._seen.add(mark)
+        return mark in self._earlier
 
     def may_count(self, key: int) -> bool:
         """Whether a sticky key's requests still count: not after its first bad event."""
-        return key not in self.bad and len(self.bad) < KEYS
+        return key not in self.bad and len(self.bad) < self._keys
 
     def may_time(self, key: int) -> bool:
         """Whether this request of a sticky key is the one to be timed; no other is until it is given back."""
         timed = self.timed
-        if key in timed or len(timed) >= KEYS:
+        if key in timed or len(timed) >= self._keys:
             return False
         timed.add(key)
         return True

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 
 import structlog
+from nats.errors import MaxPayloadError
 from nats.js.api import StorageType
 
 from moorage_common.bus import BUS_ERRORS, Bus
@@ -24,7 +25,7 @@ class SignalsShipper:
 
     Attributes:
         sent: batches that the bus has acknowledged.
-        dropped: batches for which there was no more room.
+        dropped: batches for which there was no room.
     """
 
     def __init__(self, bus: Bus, most_waiting: int = MOST_WAITING) -> None:
@@ -75,7 +76,6 @@ class SignalsShipper:
                 self._sending = self._waiting.popleft()
             if await self._publish(self._sending):
                 self._sending = None
-                self.sent += 1
             else:
                 await asyncio.sleep(_RETRY_S)
 
@@ -84,16 +84,19 @@ class SignalsShipper:
             return False
         try:
             if not self._has_stream:
-                await self._bus.ensure_stream(
-                    STREAM_SIGNALS, [signals_subject("*", "*")], KEPT_S, StorageType.MEMORY, KEPT_BYTES
-                )
+                await self._bus.ensure_stream(STREAM_SIGNALS, ["signals.>"], KEPT_S, StorageType.MEMORY, KEPT_BYTES)
                 self._has_stream = True
             await self._bus.jetstream().publish(
                 signals_subject(batch.tenant, batch.model), batch.model_dump_json().encode(),
                 headers={"Nats-Msg-Id": batch.batch_id},
             )  # fmt: skip
+        except MaxPayloadError as error:
+            self.dropped += 1
+            log.error("batch of signals larger than a message may be, dropped", batch=batch.batch_id, error=str(error))
         except BUS_ERRORS as error:
             self._has_stream = False
             log.debug("batch of signals waits", batch=batch.batch_id, error=str(error))
             return False
+        else:
+            self.sent += 1
         return True
