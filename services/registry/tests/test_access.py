@@ -39,6 +39,10 @@ EXPECTED_RULES = {
     "GET /v1/deployments/{model}/status": "any key",
     "GET /v1/deployments/{model}/logs": "logs:read",
     "GET /v1/deployments/{model}/explain": "any key",
+    "GET /v1/rings": "any key",
+    "GET /v1/rings/{name}": "any key",
+    "PUT /v1/rings/{name}": "deploy:write",
+    "DELETE /v1/rings/{name}": "deploy:write",
     "GET /v1/gpus": "any key",
     "GET /v1/quota": "any key",
     "GET /v1/nodes": "platform:admin",
@@ -77,7 +81,7 @@ def test_a_route_without_a_rule_stops_the_app() -> None:
 def _concrete(route: str) -> tuple[str, str]:
     method, path = route.split(" ")
     return method, path.format(
-        tenant="acme", kid="0" * 12, digest="sha256:" + "0" * 64, model="digits", number=1, node="n1"
+        tenant="acme", kid="0" * 12, digest="sha256:" + "0" * 64, model="digits", number=1, node="n1", name="beta"
     )
 
 
@@ -113,6 +117,7 @@ async def test_another_tenants_things_are_not_found_on_every_route(platform: Pla
     await demo.ok("PUT", "/v1/deployments/digits", json=spec)
     kid = (await demo.ok("GET", "/v1/whoami"))["kid"]
     digest = await demo.upload(b"weights")
+    await demo.ok("PUT", "/v1/rings/beta", json={"kids": [kid]})
     stranger = await platform.tenant()
 
     routes = [
@@ -131,11 +136,13 @@ async def test_another_tenants_things_are_not_found_on_every_route(platform: Pla
         ("GET", "/v1/deployments/digits/status", None),
         ("GET", "/v1/deployments/digits/logs", None),
         ("GET", "/v1/deployments/digits/explain", None),
+        ("GET", "/v1/rings/beta", None),
+        ("DELETE", "/v1/rings/beta", None),
     ]
     for method, path, body in routes:
         answer = await stranger.call(method, path, **({"json": body} if body is not None else {}))
         assert answer.status_code == 404, (method, path, answer.text)
-    for path, name in (("/v1/models", "models"), ("/v1/deployments", "deployments")):
+    for path, name in (("/v1/models", "models"), ("/v1/deployments", "deployments"), ("/v1/rings", "rings")):
         assert (await stranger.ok("GET", path))[name] == []
     assert [k["tenant"] for k in (await stranger.ok("GET", "/v1/keys"))["keys"]] == [stranger.tenant]
     assert (await stranger.ok("GET", "/v1/usage"))["rows"][0]["requests"] == 0

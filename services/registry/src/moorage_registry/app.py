@@ -18,13 +18,14 @@ from moorage_registry.deps import running
 from moorage_registry.events.endpoints import router as events
 from moorage_registry.keys.endpoints import router as keys
 from moorage_registry.metrics import Metrics, RequestMetrics
+from moorage_registry.rings.endpoints import router as rings
 from moorage_registry.settings import Settings
 from moorage_registry.tenants.endpoints import router as tenants
 from moorage_registry.usage.endpoints import router as usage
 
 JSON_MAX_BYTES = 1024 * 1024
 _JSON_ROUTERS: tuple[APIRouter, ...] = (
-    tenants, keys, catalog, deployments, clusters, usage, events, audit, tenant_metrics,
+    tenants, keys, catalog, deployments, rings, clusters, usage, events, audit, tenant_metrics,
 )  # fmt: skip
 
 

@@ -13,13 +13,15 @@ Role = Literal["stable", "candidate", "shadow"]
 class Arm(Contract):
     """One share of the traffic. Weights of the arms that are not shadows add up to 10,000 basis points.
 
-    The weight of a shadow is the share of the requests of which it gets a copy.
+    The weight of a shadow is the share of the requests of which it gets a copy. `copies_to_code` accepts that a shadow
+    whose format is code acts on copies as on the requests themselves.
     """
 
     arm: str
     version: int
     weight_bp: int = Field(ge=0, le=10_000)
     role: Role = "stable"
+    copies_to_code: bool = False
 
 
 class RouteVersion(Contract):

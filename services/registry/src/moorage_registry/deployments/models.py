@@ -1,16 +1,18 @@
 """What is said about deployments and traffic over HTTP."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moorage_common.contracts.desired import Isolation, ReplicaStatus, SchedulingClass
+from moorage_common.contracts.names import Name
 from moorage_common.contracts.routes import Arm, FeatureJoin, Role
 from moorage_registry.deployments.resources import ResourcesSpec
 from moorage_registry.instants import Instant
 
 WHOLE_BP = 10_000
 VERSIONS_MAX = 16
+RINGS_MAX = 8
 
 
 class _Strict(BaseModel):
@@ -58,16 +60,15 @@ class FeaturesSpec(_Strict):
         )
 
 
-class ArmSpec(_Strict):
+class _Share(_Strict):
     """A version's share, as `weight_bp` (basis points) or `weight` (percent)."""
 
     version: int | Literal["latest"]
     weight_bp: int | None = Field(default=None, ge=0, le=WHOLE_BP)
     weight: float | None = Field(default=None, ge=0, le=100)
-    role: Role = "stable"
 
     @model_validator(mode="after")
-    def _one_weight(self) -> "ArmSpec":
+    def _one_weight(self) -> Self:
         if (self.weight_bp is None) == (self.weight is None):
             message = "give either weight_bp (basis points, 10000 is all) or weight (percent)"
             raise ValueError(message)
@@ -80,11 +81,49 @@ class ArmSpec(_Strict):
         return round((self.weight or 0.0) * 100)
 
 
+class ArmSpec(_Share):
+    """A version's share of the requests; of a shadow, the share of which it gets copies.
+
+    A shadow whose format is code needs `copies_to_code`: it acts on copies as on the requests themselves.
+    """
+
+    role: Role = "stable"
+    copies_to_code: bool = False
+
+
+class RingArmSpec(_Share):
+    """A version's share of the requests of a ring's callers; the others go where everybody's go."""
+
+    ring: Name
+
+
+class RingArm(BaseModel):
+    ring: str
+    version: int
+    weight_bp: int
+
+
+class Stickiness(_Strict):
+    """Requests with one value of a header, or of the first row of an input (`entity`), are answered by one version."""
+
+    by: Literal["header", "entity"]
+    name: str = Field(min_length=1, max_length=256)
+
+
+class StickinessSpec(Stickiness):
+    reshuffle: bool = Field(default=False, description="Draw every key anew, though `by` and `name` stay.")
+
+
 class DeploymentSpec(_Strict):
-    """Body of `PUT /v1/deployments/{model}`. Without `traffic`, the traffic stays as it is."""
+    """Body of `PUT /v1/deployments/{model}`. Without `traffic`, the traffic stays as it is.
+
+    `stickiness` and `rings` stay too unless given; null and [] end them.
+    """
 
     versions: list[VersionSpec] = Field(min_length=1, max_length=VERSIONS_MAX)
     traffic: list[ArmSpec] | None = Field(default=None, min_length=1, max_length=VERSIONS_MAX)
+    stickiness: StickinessSpec | None = None
+    rings: list[RingArmSpec] | None = Field(default=None, max_length=RINGS_MAX)
     features: FeaturesSpec | None = None
     deadline_ms: int = Field(default=30_000, ge=1, le=600_000)
 
@@ -112,12 +151,19 @@ class Traffic(BaseModel):
     revision: int
     owner: str
     arms: list[Arm]
+    stickiness: Stickiness | None
+    rings: list[RingArm]
 
 
 class TrafficChange(_Strict):
-    """Body of `PUT /v1/deployments/{model}/traffic`; with `revision`, only if that is still the current one."""
+    """Body of `PUT /v1/deployments/{model}/traffic`; with `revision`, only if that is still the current one.
+
+    `stickiness` and `rings` stay as they are unless given; null and [] end them.
+    """
 
     arms: list[ArmSpec] = Field(min_length=1, max_length=VERSIONS_MAX)
+    stickiness: StickinessSpec | None = None
+    rings: list[RingArmSpec] | None = Field(default=None, max_length=RINGS_MAX)
     revision: int | None = None
 
 

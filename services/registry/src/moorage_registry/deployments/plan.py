@@ -57,7 +57,15 @@ def settle_arms(arms: Sequence[ArmSpec], model: str, states: Mapping[int, str], 
         if number not in held:
             message = f"version {number} is not part of the deployment, which holds {sorted(held)}; deploy it first"
             raise Unprocessable(message, code="version_not_deployed")
-        settled.append(Arm(arm=f"v{number}", version=number, weight_bp=arm.basis_points, role=arm.role))
+        settled.append(
+            Arm(
+                arm=f"v{number}",
+                version=number,
+                weight_bp=arm.basis_points,
+                role=arm.role,
+                copies_to_code=arm.copies_to_code,
+            )
+        )
     if len({arm.version for arm in settled}) != len(settled):
         raise Unprocessable("a version has more than one arm", code="version_named_twice")
     total = sum(arm.weight_bp for arm in settled if arm.role != "shadow")
@@ -112,11 +120,10 @@ def differences(before: Any, after: Any, path: str = "") -> list[Change]:
     return [Change(path=path, before=before, after=after)]
 
 
-def comparable(revision: Revision | None, arms: Sequence[Arm]) -> dict[str, Any]:
-    """A deployment as nested JSON objects for `differences`."""
+def comparable(revision: Revision | None, traffic: Mapping[str, Any]) -> dict[str, Any]:
+    """A deployment and its traffic as nested JSON objects for `differences`."""
     if revision is None:
         return {}
     told = revision.model_dump(mode="json")
     told["versions"] = {str(v.pop("version")): v for v in told["versions"]}
-    told["traffic"] = {f"v{arm.version}": {"weight_bp": arm.weight_bp, "role": arm.role} for arm in arms}
-    return told
+    return told | dict(traffic)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.contracts.names import TenantId
-from moorage_common.contracts.routes import Arm
 from moorage_common.errors import Conflict, NotFound, Unprocessable
 from moorage_registry.catalog.code import check_allowed, check_isolation
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.service import no_model
 from moorage_registry.catalog.tables import ModelRow, VersionRow
-from moorage_registry.deployments import plan, quota
+from moorage_registry.deployments import plan, quota, sharing
 from moorage_registry.deployments.models import (
     Change,
     Deployment,
@@ -25,7 +24,9 @@ from moorage_registry.deployments.models import (
 )
 from moorage_registry.deployments.repository import DeploymentRepository
 from moorage_registry.deployments.resources import most_milli
+from moorage_registry.deployments.sharing import Sharing
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow
+from moorage_registry.rings.repository import RingRepository
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.tenants.service import limits_of
 from moorage_registry.tenants.tables import TenantRow
@@ -37,7 +38,11 @@ def no_deployment(model: str) -> NotFound:
 
 
 def traffic_of(row: TrafficRow) -> Traffic:
-    return Traffic(revision=row.revision, owner=row.owner, arms=[Arm.model_validate(arm) for arm in row.arms])
+    told = sharing.sharing_of(row)
+    sticky = sharing.stickiness_of(told.sticky) if told.sticky is not None else None
+    return Traffic(
+        revision=row.revision, owner=row.owner, arms=list(told.arms), stickiness=sticky, rings=list(told.rings)
+    )
 
 
 @dataclass(frozen=True)
@@ -90,12 +95,12 @@ class Planned:
     traffic: TrafficRow | None
     before: Revision | None
     after: Revision
-    arms_before: list[Arm]
-    arms_after: list[Arm]
+    sharing_before: Sharing
+    sharing_after: Sharing
 
     def changes(self) -> list[Change]:
-        told = plan.comparable(self.before, self.arms_before)
-        return plan.differences(told, plan.comparable(self.after, self.arms_after))
+        told = plan.comparable(self.before, self.sharing_before.comparable())
+        return plan.differences(told, plan.comparable(self.after, self.sharing_after.comparable()))
 
 
 @dataclass(frozen=True)
@@ -129,14 +134,17 @@ class Planner:
         row = await rows.get(self.tenant, model)
         traffic = await rows.traffic(self.tenant, model) if row is not None else None
         before = await rows.revision(self.tenant, row) if row is not None and not row.deleted else None
-        arms_before = traffic_of(traffic).arms if traffic is not None else []
+        shared = sharing.sharing_of(traffic) if traffic is not None else Sharing()
+        becomes = sharing.settle(spec, model, versions, after, shared, known=await self.rings(spec))
         if traffic is not None:
-            _check_owner(model, traffic, spec, after)
-        if spec.traffic is not None:
-            arms_after = plan.settle_arms(spec.traffic, model, states, after.numbers())
-        else:
-            arms_after = plan.kept_arms(arms_before, after.numbers())
-        return Planned(owner, row, traffic, before, after, arms_before, arms_after)
+            _check_owner(model, traffic, spec, after, becomes.sticky != shared.sticky)
+        return Planned(owner, row, traffic, before, after, shared, becomes)
+
+    async def rings(self, asked: DeploymentSpec | TrafficChange) -> set[str]:
+        """Names of the rings there are; not looked up where none is asked for."""
+        if not asked.rings:
+            return set()
+        return {row.name for row in await RingRepository(self.session).all(self.tenant)}
 
     async def _check_quota(self, tenant: TenantRow | None, model: str, after: Revision) -> None:
         """Raises Unprocessable when the most that the tenant's deployments may run is more than its share."""
@@ -164,11 +172,14 @@ def _check_pooled(versions: Sequence[PlacedVersion]) -> None:
         raise Unprocessable(message, code="pooled_without_gpu")
 
 
-def _check_owner(model: str, traffic: TrafficRow, spec: DeploymentSpec, after: Revision) -> None:
+def _check_owner(
+    model: str, traffic: TrafficRow, spec: DeploymentSpec, after: Revision, sticks_otherwise: bool
+) -> None:
     if traffic.owner == plan.MANUAL:
         return
-    used = {int(arm["version"]) for arm in traffic.arms}
-    if spec.traffic is not None or not used <= set(after.numbers()):
+    used = {int(arm["version"]) for arm in [*traffic.arms, *traffic.rings]}
+    is_moved = spec.traffic is not None or "rings" in spec.model_fields_set or sticks_otherwise
+    if is_moved or not used <= set(after.numbers()):
         raise _owned(model, traffic.owner)
 
 
@@ -211,9 +222,9 @@ class DeploymentService:
         if planned.before != planned.after:
             await self._new_revision(row, planned.after, changes)
         traffic = await self._rows.traffic(self.work.tenant, model)
-        if planned.arms_before != planned.arms_after:
-            self._set_arms(traffic, planned.arms_after)
-        if changes:
+        if planned.sharing_before != planned.sharing_after:
+            self._share(traffic, planned.sharing_after)
+        if changes or planned.sharing_before != planned.sharing_after:
             planned.owner.revision += 1
             self.work.touch("model", model)
         await self._rows.flush()
@@ -222,6 +233,8 @@ class DeploymentService:
     async def set_traffic(self, model: str, change: TrafficChange) -> Traffic:
         """Raises NotFound, Unprocessable; Conflict when a rollout owns it or `revision` has passed."""
         catalog = CatalogRepository(self.work.session)
+        if change.rings:  # so that none of them goes meanwhile (RingService)
+            await TenantRepository(self.work.session).get(self.work.tenant, lock=True)
         owner = await catalog.model(self.work.tenant, model, lock=True)
         row = await DeploymentReader(self.work.session, self.work.tenant).live(model)
         assert owner is not None  # noqa: S101 - a deployment has a model
@@ -234,11 +247,13 @@ class DeploymentService:
                 "somebody changed it; read it again and decide anew"
             )
             raise Conflict(message, code="traffic_changed")
-        states = {v.number: v.state for v in await catalog.versions(self.work.tenant, model)}
-        held = (await self._rows.revision(self.work.tenant, row)).numbers()
-        arms = plan.settle_arms(change.arms, model, states, held)
-        if arms != traffic_of(traffic).arms:
-            self._set_arms(traffic, arms)
+        versions = await catalog.versions(self.work.tenant, model)
+        revision = await self._rows.revision(self.work.tenant, row)
+        rings = await Planner(self.work.session, self.work.tenant).rings(change)
+        before = sharing.sharing_of(traffic)
+        becomes = sharing.settle(change, model, versions, revision, before, known=rings)
+        if becomes != before:
+            self._share(traffic, becomes)
             owner.revision += 1
             self.work.touch("model", model)
         return traffic_of(traffic)
@@ -253,8 +268,7 @@ class DeploymentService:
             raise _owned(model, traffic.owner)
         row.deleted = True
         row.updated_at = self.work.now
-        traffic.arms = []
-        traffic.revision += 1
+        sharing.write(traffic, Sharing())
         owner.revision += 1
         self.work.touch("model", model)
         self.work.happened("deployment.deleted", f"deployments/{model}", row.revision, revision=row.revision)
@@ -284,13 +298,15 @@ class DeploymentService:
         subject = f"deployments/{row.model}"
         work.happened("deployment.changed", subject, row.revision, revision=row.revision, changed=paths)
 
-    def _set_arms(self, traffic: TrafficRow, arms: list[Arm]) -> None:
-        traffic.arms = [arm.model_dump(mode="json") for arm in arms]
-        traffic.revision += 1
+    def _share(self, traffic: TrafficRow, becomes: Sharing) -> None:
+        sharing.write(traffic, becomes)
+        sticky = sharing.stickiness_of(becomes.sticky).model_dump() if becomes.sticky is not None else None
         self.work.happened(
             "traffic.changed",
             f"deployments/{traffic.model}",
             traffic.revision,
             revision=traffic.revision,
             arms=traffic.arms,
+            stickiness=sticky,
+            rings=traffic.rings,
         )

@@ -8,11 +8,12 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.contracts.names import TenantId
-from moorage_common.contracts.routes import Arm
 from moorage_registry.catalog.tables import ArtifactRow, ModelRow, VersionRow
 from moorage_registry.deployments.models import Revision
+from moorage_registry.deployments.sharing import Sharing, route_rings, sharing_of
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow
 from moorage_registry.deployments.views import ModelState
+from moorage_registry.rings.tables import RingRow
 
 Row = TypeVar("Row", VersionRow, DeploymentRow, TrafficRow)
 
@@ -41,11 +42,13 @@ class ModelStates:
             versions[version.tenant, version.model].append(version)
         deployed = await self._deployed(tenant, model)
         traffic = {(row.tenant, row.model): row for row in await self._rows(TrafficRow, tenant, model)}
+        rings = await self._rings(tenant)
         sizes = await self._sizes(tenant)
         states = []
         for owner in owners:
             place = (owner.tenant, owner.name)
             told = traffic.get(place)
+            shared = sharing_of(told) if told is not None else Sharing()
             states.append(
                 ModelState(
                     tenant=TenantId(owner.tenant),
@@ -55,7 +58,9 @@ class ModelStates:
                     sizes=sizes[owner.tenant],
                     deployed=deployed.get(place),
                     traffic_revision=told.revision if told is not None else 0,
-                    arms=[Arm.model_validate(arm) for arm in told.arms] if told is not None else [],
+                    arms=shared.arms,
+                    sticky=shared.sticky,
+                    rings=route_rings(told.rings, rings[owner.tenant]) if told is not None else [],
                 )
             )
         return states
@@ -78,6 +83,15 @@ class ModelStates:
             query = query.where(RevisionRow.tenant == tenant, RevisionRow.model == model)
         rows = await self.session.scalars(query)
         return {(row.tenant, row.model): Revision.model_validate(row.spec) for row in rows}
+
+    async def _rings(self, tenant: TenantId | None) -> dict[str, dict[str, RingRow]]:
+        query = select(RingRow)
+        if tenant is not None:
+            query = query.where(RingRow.tenant == tenant)
+        rings: dict[str, dict[str, RingRow]] = defaultdict(dict)
+        for row in await self.session.scalars(query):
+            rings[row.tenant][row.name] = row
+        return rings
 
     async def _sizes(self, tenant: TenantId | None) -> dict[str, dict[str, int]]:
         query = select(ArtifactRow.tenant, ArtifactRow.digest, ArtifactRow.size_bytes)

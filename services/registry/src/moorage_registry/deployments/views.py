@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from moorage_common.contracts.desired import ArtifactRef, Desired, DesiredVersion, LoadSpec, Resources, ValidationRun
 from moorage_common.contracts.names import TenantId
-from moorage_common.contracts.routes import Arm, Route, RouteVersion
+from moorage_common.contracts.routes import Arm, Route, RouteRing, RouteVersion, Sticky
 from moorage_common.contracts.tensors import CODE_FORMATS, Signature
 from moorage_registry.catalog.repository import PENDING
 from moorage_registry.catalog.tables import VersionRow
@@ -25,13 +25,15 @@ class ModelState:
     deployed: Revision | None
     traffic_revision: int
     arms: Sequence[Arm]
+    sticky: Sticky | None = None
+    rings: Sequence[RouteRing] = ()
 
 
 def route_of(state: ModelState, cluster: str) -> Route | None:
     """The route, or None where nothing is deployed. Routers ask the scheduler of `cluster` to start replicas.
 
-    Versions that are not ready get no share while others are; where none is ready, the arms stand as they were set,
-    and routers answer that the model is not ready yet.
+    Versions that are not ready get no share, of rings neither, while others are; where none is ready, the arms stand as
+    they were set, and routers answer that the model is not ready yet.
     """
     if state.deployed is None:
         return None
@@ -46,6 +48,8 @@ def route_of(state: ModelState, cluster: str) -> Route | None:
         versions=[_route_version(row) for row in rows],
         deadline_ms=state.deployed.deadline_ms,
         features=state.deployed.features.join() if state.deployed.features is not None else None,
+        sticky=state.sticky,
+        rings=[ring for ring in state.rings if ring.version in ready],
         cluster=cluster,
     )
 
