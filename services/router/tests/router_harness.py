@@ -196,7 +196,7 @@ class Desired:
     async def route(self, weights: dict[int, int], *, tenant: str = "demo", model: str = "m", **fields: Any) -> None:
         version_fields = fields.pop("version_fields", {})
         route = Route(
-            tenant=tenant, model=model, revision=7,
+            tenant=tenant, model=model, revision=fields.pop("revision", 7),
             arms=[Arm(arm=f"v{v}", version=v, weight_bp=w) for v, w in weights.items() if w],
             versions=[
                 RouteVersion(**{"version": v, "format": "onnx", "signature": SIGNATURE, **version_fields})

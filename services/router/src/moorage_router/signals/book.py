@@ -132,6 +132,11 @@ class Book:
         self._seqs: dict[str, int] = {}
         """Kept after a rollout's end: should it come back, its batches must not be taken for earlier ones."""
 
+    @property
+    def taking_part(self) -> int:
+        """Rollouts whose requests are counted."""
+        return len(self._judged)
+
     def judge(self, route: Route) -> Judged | None:
         """A route was read: what counts its requests from now on, None without a rollout. Ends what did before."""
         rollout = route.rollout
