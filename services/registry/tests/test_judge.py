@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moorage_common.contracts.rollouts import RolloutPolicy
-from moorage_common.contracts.signals import ArmCounts, HostCounts, SignalBatch
-from moorage_registry.rollouts.entries import BatchEntry, Entry, LabelsEntry, StepEntry, parse_entry
+from moorage_common.contracts.rollouts import DriftPolicy, QualityPolicy, RolloutPolicy
+from moorage_common.contracts.signals import ArmCounts, HostCounts, Predictions, SignalBatch, bucket_of
+from moorage_registry.rollouts.entries import BatchEntry, Entry, Label, LabelsEntry, StepEntry, parse_entry
 from moorage_registry.rollouts.judge import Judge
+from moorage_registry.rollouts.judge.blocks import MOST_OPEN
+from moorage_registry.rollouts.judge.hosts import MOST as MOST_HOSTS
+from moorage_registry.rollouts.judge.hosts import Hosts
+from moorage_registry.rollouts.judge.keys import SeenKeys
 
 STABLE, CANDIDATE = 1, 2
 
@@ -114,23 +119,103 @@ def test_entries_read_back_as_they_were_written() -> None:
         assert parse_entry(entry.kind, json.loads(entry.model_dump_json())) == entry
 
 
-_HOSTS = st.builds(lambda n, x: [host(n, min(n, x))], st.integers(0, 400), st.integers(0, 400))
+def test_memory_is_bounded_whatever_the_traffic_is() -> None:
+    keys = SeenKeys(most=100)
+    assert keys.new(range(100)) == 100
+    assert keys.new(range(50)) == 0
+    later = keys.new(range(100, 10_000))
+    assert len(keys) <= 100
+    assert later < 1000
+    hosts = Hosts()
+    for number in range(1000):
+        hosts.add(f"h{number}", requests=1)
+    assert len(hosts.told()) == MOST_HOSTS + 1
+    assert sum(one.requests for one in hosts.told()) == 1000
+    judge = judged(STEP, *[batch([host(1)], [host(1)], 1, router=f"r{n}") for n in range(1000)])
+    assert judge.evidence().signals[0].candidate_n == 1000 - MOST_OPEN
+
+
+def test_keys_stop_counting_whichever_version_they_are_given_to() -> None:
+    keys, random = SeenKeys(most=1000), Random(1)
+    drawn = [random.getrandbits(63) for _ in range(20_000)]
+    assert keys.new(drawn[:10_000]) > 0
+    counted = [key for key in drawn[10_000:] if keys.new([key])]
+    assert 0.4 < sum(key % 2 for key in counted) / len(counted) < 0.6
+
+
+def _arm(n: int, x: int, us: int, odd: int, keyed: bool) -> dict[str, Any]:
+    bad = min(n, x)
+    slow = {bucket_of(us): n // 2, bucket_of(us * 1.3): n - n // 2}
+    return {
+        "hosts": [HostCounts(host=f"h{odd % 3}", requests=n, bad=bad, slow=slow)],
+        "predictions": Predictions(classes={"a": n // 3, f"c{odd % 5}": n % 7}),
+        "bad_keys": [odd * 1000 + one for one in range(bad)] if keyed else [],
+    }
+
+
+_ARMS = st.builds(
+    _arm, st.integers(0, 400), st.integers(0, 400), st.integers(1, 10**7), st.integers(0, 9), st.booleans()
+)
 _BATCHES = st.builds(
-    lambda c, s, router, stratum, revision: batch(c, s, router=router, stratum=stratum, revision=revision),
-    _HOSTS, _HOSTS, st.sampled_from(["r1", "r2"]), st.sampled_from(["", "ring:beta"]), st.integers(1, 2),
+    lambda c, s, **told: BatchEntry(
+        batch=SignalBatch(
+            seq=1, tenant="acme", model="fraud", rollout="ro", boot="b1", opened_at=0.0, closed_at=1.0,
+            candidate=ArmCounts(version=CANDIDATE, **c), stable=ArmCounts(version=STABLE, **s), **told,
+        )
+    ),
+    _ARMS, _ARMS, router=st.sampled_from(["r1", "r2"]), stratum=st.sampled_from(["", "ring:beta", "shadow"]),
+    revision=st.integers(1, 2),
 )  # fmt: skip
-_STEPS = st.builds(StepEntry, step=st.integers(-1, 3))
+_LABEL = st.builds(
+    Label, version=st.integers(1, 3), wrong=st.none() | st.booleans(), loss=st.none() | st.floats(),
+    other_wrong=st.none() | st.booleans(), other_loss=st.none() | st.floats(),
+)  # fmt: skip
+_LABELS = st.builds(LabelsEntry, labels=st.lists(_LABEL, max_size=80), settled_to=st.integers(0, 9))
+_STEPS = st.builds(StepEntry, step=st.integers(-1, 3), weight=st.floats(0, 100))
+_POLICIES = st.sampled_from(
+    [
+        RolloutPolicy(),
+        RolloutPolicy(quality=QualityPolicy(paired_pct=50, needed=True), drift=DriftPolicy(action="roll_back")),
+    ]
+)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(_BATCHES | _STEPS, max_size=30))
-def test_folding_the_same_entries_again_gives_the_same_evidence_to_the_bit(entries: list[Entry]) -> None:
-    once, again = judged(*entries), Judge(RolloutPolicy(), STABLE, CANDIDATE)
+def _hexes(judge: Judge) -> list[str]:
+    evidence = judge.evidence()
+    return [one.log_e.hex() for one in (*evidence.signals, *evidence.safety)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(_BATCHES | _STEPS | _LABELS, max_size=30), _POLICIES)
+def test_folding_the_same_entries_again_gives_the_same_evidence_to_the_bit(
+    entries: list[Entry], policy: RolloutPolicy
+) -> None:
+    once, again = judged(*entries, policy=policy), Judge(policy, STABLE, CANDIDATE)
     for entry in entries:
         again.fold(parse_entry(entry.kind, json.loads(entry.model_dump_json())))
-    hexes = [
-        [one.log_e.hex() for one in (*judge.evidence().signals, *judge.evidence().safety)] for judge in (once, again)
-    ]
-    assert hexes[0] == hexes[1]
+    assert _hexes(once) == _hexes(again)
     assert once.evidence() == again.evidence()
-    assert "nan" not in str(hexes)
+    assert once.failure() == again.failure()
+    assert json.loads(json.dumps(once.evidence().told(), allow_nan=False)) == once.evidence().told()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(_BATCHES | _STEPS | _LABELS, max_size=30))
+def test_what_was_counted_never_becomes_less_and_a_rollback_is_never_taken_back(entries: list[Entry]) -> None:
+    judge, before, failed = Judge(RolloutPolicy(), STABLE, CANDIDATE), [0] * 17, None
+    for entry in entries:
+        judge.fold(entry)
+        evidence = judge.evidence()
+        counts = [
+            count
+            for one in evidence.signals
+            if one.name != "drift"  # of the bin that moved most, which may be another one later
+            for count in (one.candidate_n, one.candidate_bad, one.stable_n, one.stable_bad)
+        ]
+        counts = [*counts, evidence.labels, evidence.baseline_requests]
+        assert all(now >= then for now, then in zip(counts, before, strict=False))
+        before = counts
+        if failed is not None:
+            assert judge.failure() == failed
+        if (failure := judge.failure()) is not None and failure.action == "roll_back":
+            failed = failure

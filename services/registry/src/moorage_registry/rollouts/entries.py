@@ -23,6 +23,7 @@ class Label(Contract):
     """What came back about one answer of `version`; of numbers the `loss`, else whether it was `wrong`.
 
     `other_wrong` and `other_loss` are of the other version's answer to a copy of the same request, where one was made.
+    `stratum` is that of the request, as in `SignalBatch`, where it is known.
     """
 
     version: int
@@ -30,6 +31,7 @@ class Label(Contract):
     loss: float | None = None
     other_wrong: bool | None = None
     other_loss: float | None = None
+    stratum: str = ""
 
 
 class LabelsEntry(Contract):

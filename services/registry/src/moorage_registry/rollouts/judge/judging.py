@@ -1,16 +1,12 @@
 """The judge of one rollout: entries in, evidence out."""
 
 from moorage_common.contracts.rollouts import RolloutPolicy
-from moorage_common.contracts.signals import ArmCounts
 from moorage_registry.rollouts.entries import BASELINE, BatchEntry, Entry, LabelsEntry, StepEntry
-from moorage_registry.rollouts.judge import sentences
-from moorage_registry.rollouts.judge.arith import threshold
 from moorage_registry.rollouts.judge.blocks import Blocks, Factor
-from moorage_registry.rollouts.judge.errors import ErrorsSignal
-from moorage_registry.rollouts.judge.evidence import Evidence, Failure, SignalEvidence
+from moorage_registry.rollouts.judge.evidence import Evidence, Failure, SafetyEvidence, SignalEvidence
 from moorage_registry.rollouts.judge.hosts import Hosts
-from moorage_registry.rollouts.judge.keys import SeenKeys
-from moorage_registry.rollouts.judge.share import Counts
+from moorage_registry.rollouts.judge.watched_answers import WatchedDrift, WatchedQuality
+from moorage_registry.rollouts.judge.watched_requests import WatchedErrors, WatchedLatency
 
 
 class Judge:
@@ -25,15 +21,18 @@ class Judge:
 
     def __init__(self, policy: RolloutPolicy, stable: int, candidate: int) -> None:
         self._policy = policy
-        self._stable, self._candidate = stable, candidate
-        self._step = BASELINE
+        self._step = StepEntry(step=BASELINE)
         self._baseline = self._labels = 0
         self._in_step = [0, 0]
+        self._compared = [0, 0]
         self._blocks = Blocks()
-        self._keys = SeenKeys()
-        self._hosts = Hosts()
-        self._errors = ErrorsSignal(policy.errors)
-        self._failure: Failure | None = None
+        hosts = Hosts()
+        self._errors = WatchedErrors(policy, hosts)
+        self._latency = WatchedLatency(policy, hosts)
+        self._drift = WatchedDrift(policy)
+        self._quality = WatchedQuality(policy, stable, candidate)
+        self._failed: Failure | None = None
+        self._drifts: Failure | None = None
 
     def fold(self, entry: Entry) -> None:
         """Take in the next entry."""
@@ -41,17 +40,16 @@ class Judge:
             case BatchEntry():
                 self._fold_batch(entry)
             case LabelsEntry():
-                self._labels += len(entry.labels)
+                self._fold_labels(entry)
             case StepEntry():
                 self._begin(entry)
-        self._latch()
 
     def evidence(self) -> Evidence:
         """What is known after the entries so far."""
-        signals = (self._errors_evidence(),) if self._policy.errors.on else ()
         return Evidence(
-            signals=signals,
-            step=self._step,
+            signals=self._signals(),
+            safety=self._safety(),
+            step=self._step.step,
             baseline_requests=self._baseline,
             candidate_requests=self._in_step[0],
             stable_requests=self._in_step[1],
@@ -59,56 +57,86 @@ class Judge:
         )
 
     def failure(self) -> Failure | None:
-        """The signal that has crossed, if one has. One that rolls back stays, whatever comes after."""
-        return self._failure
+        """The signal that has crossed, if one has.
+
+        One that rolls back stays, whatever comes after; drift that holds or alerts is there as long as it is.
+        """
+        return self._failed or self._drifts
 
     def _fold_batch(self, entry: BatchEntry) -> None:
         batch = entry.batch
-        n_c, x_c = self._errors_of(batch.candidate)
-        n_s, x_s = self._errors_of(batch.stable)
-        if self._step == BASELINE:
-            self._baseline += n_s
-        self._in_step[0] += n_c
-        self._in_step[1] += n_s
-        for host in batch.candidate.hosts:
-            self._hosts.add(host.host, requests=host.requests, bad=host.bad)
-        for factor in self._blocks.add(batch, n_c + n_s, {"errors": Counts(n_c, n_s, x_c, x_s)}):
+        learning = self._step.step == BASELINE
+        errors = self._errors.read(batch)
+        latency = self._latency.read(batch, learning=learning)
+        drift = self._drift.read(batch, learning=learning)
+        n_c, n_s = (sum(host.requests for host in arm.hosts) for arm in (batch.candidate, batch.stable))
+        self._baseline += n_s if learning else 0
+        self._in_step = [self._in_step[0] + n_c, self._in_step[1] + n_s]
+        for factor in self._blocks.add(batch, n_c + n_s, {**errors, **latency, **drift}):
             self._judge(factor)
 
-    def _errors_of(self, arm: ArmCounts) -> tuple[int, int]:
-        requests = sum(host.requests for host in arm.hosts)
-        bad = self._keys.new(arm.bad_keys) if arm.bad_keys else sum(host.bad for host in arm.hosts)
-        return requests, bad
+    def _fold_labels(self, entry: LabelsEntry) -> None:
+        self._labels += len(entry.labels)
+        for label in entry.labels:
+            if self._quality.add(label, ring=self._step.stratum_ring is not None):
+                self._latch()
 
     def _begin(self, entry: StepEntry) -> None:
         for factor in self._blocks.close():
             self._judge(factor)
-        self._step = entry.step
-        self._in_step = [0, 0]
+        self._step = entry
+        self._in_step, self._compared = [0, 0], [0, 0]
+        if entry.step != BASELINE:
+            self._errors.begin()
+            self._latency.begin()
+            self._drift.begin()
+            self._quality.begin()
+            self._latch()
 
     def _judge(self, factor: Factor) -> None:
-        self._errors.fold(factor["errors"])
+        errors = factor["errors"]
+        if int(errors.n_c) and int(errors.n_s):  # type: ignore[arg-type]
+            self._compared = [self._compared[0] + int(errors.n_c), self._compared[1] + int(errors.n_s)]  # type: ignore[arg-type]
+        self._errors.fold(factor)
+        self._latency.fold(factor)
+        self._drift.fold(factor)
+        self._latch()
 
     def _latch(self) -> None:
-        if self._failure is not None or not self._policy.errors.on:
+        if self._failed is not None:
             return
-        one = self._errors_evidence()
-        if one.crossed:
-            self._failure = Failure(
-                signal="errors", action="roll_back", sentence=sentences.errors(one), numbers=one.told()
-            )
-
-    def _errors_evidence(self) -> SignalEvidence:
-        least = threshold(self._policy.errors.alpha)
-        n_c, n_s, x_c, x_s = (int(one) for one in self._errors.totals.counts)
-        return SignalEvidence(
-            name="errors",
-            log_e=float(self._errors.process.log_e),
-            threshold=least,
-            crossed=bool(self._errors.crossed(least)),
-            candidate_n=n_c,
-            candidate_bad=x_c,
-            stable_n=n_s,
-            stable_bad=x_s,
-            per_host=self._hosts.told(),
+        policy = self._policy
+        self._drifts = self._drift.failure() if policy.drift.on else None
+        found = (
+            self._errors.failure() if policy.errors.on else None,
+            self._latency.failure() if policy.latency.on else None,
+            self._quality.failure() if policy.quality.on else None,
+            self._drifts if self._drifts and self._drifts.action == "roll_back" else None,
         )
+        self._failed = next((one for one in found if one is not None), None)
+
+    def _signals(self) -> tuple[SignalEvidence, ...]:
+        policy = self._policy
+        signals = (
+            self._errors.evidence() if policy.errors.on else None,
+            self._latency.evidence() if policy.latency.on else None,
+            self._quality.evidence() if policy.quality.on else None,
+            self._drift.evidence() if policy.drift.on else None,
+        )
+        return tuple(one for one in signals if one is not None)
+
+    def _safety(self) -> tuple[SafetyEvidence, ...]:
+        policy, each = self._policy, self._per_candidate
+        safety = (
+            self._errors.safety(each) if policy.errors.on else None,
+            self._latency.safety(each) if policy.latency.on else None,
+            self._quality.safety(each) if policy.quality.on and policy.quality.needed else None,
+        )
+        return tuple(one for one in safety if one is not None)
+
+    @property
+    def _per_candidate(self) -> float:
+        """Requests of stable for one of the candidate's that they are compared with."""
+        if self._compared[0]:
+            return self._compared[1] / self._compared[0]
+        return (100.0 - self._step.weight) / self._step.weight if self._step.weight else 1.0

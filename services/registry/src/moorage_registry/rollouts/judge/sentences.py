@@ -13,11 +13,11 @@ def per_cent(rate: float) -> str:
     return f"{100 * rate:.3g} %"
 
 
-def counted(candidate: tuple[int, int], stable: tuple[int, int], what: str) -> str:
+def counted(candidate: tuple[int, int], stable: tuple[int, int], what: str, of: str = "requests") -> str:
     """Both versions' bad of all, as "2.91 % of the candidate's 412 requests (12) failed, of stable's ..."."""
     (bad_c, n_c), (bad_s, n_s) = candidate, stable
     return (
-        f"{per_cent(bad_c / max(n_c, 1))} of the candidate's {n_c:,} requests {what} ({bad_c:,}), "
+        f"{per_cent(bad_c / max(n_c, 1))} of the candidate's {n_c:,} {of} {what} ({bad_c:,}), "
         f"against {per_cent(bad_s / max(n_s, 1))} of stable's {n_s:,} ({bad_s:,})"
     )
 
@@ -32,6 +32,57 @@ def errors(evidence: SignalEvidence) -> str:
     both = counted((evidence.candidate_bad, evidence.candidate_n), (evidence.stable_bad, evidence.stable_n), "failed")
     where = from_one_host([(host, host.requests, host.bad) for host in evidence.per_host])
     return f"{both}; {evidence_of(evidence.log_e, evidence.threshold)}{where}."
+
+
+def latency(evidence: SignalEvidence) -> str:
+    """Of a candidate that is too slow, by the quantile that shows it most."""
+    most = max(evidence.detail["quantiles"], key=lambda one: float(one["log_e"]))
+    slow_c, slow_s = int(most["candidate_slow"]), int(most["stable_slow"])
+    where = from_one_host([(host, host.timed, host.slow) for host in evidence.per_host])
+    return (
+        f"{per_cent(slow_c / max(evidence.candidate_n, 1))} of the candidate's {evidence.candidate_n:,} requests took "
+        f"{_ms(most['candidate_us'])} or longer ({slow_c:,}), against {per_cent(slow_s / max(evidence.stable_n, 1))} "
+        f"of stable's {evidence.stable_n:,} that took {_ms(most['stable_us'])} or longer ({slow_s:,}); "
+        f"{evidence_of(evidence.log_e, evidence.threshold)}{where}."
+    )
+
+
+def quality(evidence: SignalEvidence) -> str:
+    """Of a candidate that is wrong too often."""
+    beyond = evidence.detail.get("wrong_from_loss")
+    what = "were wrong" if beyond is None else f"had a loss above {beyond:.4g}"
+    told = []
+    if evidence.candidate_n and evidence.stable_n:
+        bad = (evidence.candidate_bad, evidence.candidate_n), (evidence.stable_bad, evidence.stable_n)
+        told.append(counted(*bad, what, of="labelled answers"))
+    if "pairs" in evidence.detail:
+        worse, better = evidence.detail["candidate_alone_worse"], evidence.detail["stable_alone_worse"]
+        told.append(
+            f"of {evidence.detail['pairs']:,} requests that both versions answered, the candidate answered {worse:,} "
+            f"worse and stable {better:,}"
+        )
+    return f"{'; '.join(told)}; {evidence_of(evidence.log_e, evidence.threshold)}."
+
+
+def drift(evidence: SignalEvidence) -> str:
+    """Of a candidate that predicts otherwise."""
+    return f"The candidate predicts otherwise: {_bin(evidence)}; {evidence_of(evidence.log_e, evidence.threshold)}."
+
+
+def collapsed(evidence: SignalEvidence, what: str) -> str:
+    """Of a candidate that predicts one thing alone, or what cannot be."""
+    return f"The candidate's predictions collapsed: {what}; {evidence_of(evidence.log_e, evidence.threshold)}."
+
+
+def _bin(evidence: SignalEvidence) -> str:
+    return (
+        f"{per_cent(evidence.candidate_rate)} of its {evidence.candidate_n:,} predictions are "
+        f"{evidence.detail['bin']}, of stable's {evidence.stable_n:,} {per_cent(evidence.stable_rate)}"
+    )
+
+
+def _ms(us: float) -> str:
+    return f"{us / 1000:.3g} ms"
 
 
 def from_one_host(hosts: Sequence[tuple[HostEvidence, int, int]]) -> str:
