@@ -8,6 +8,9 @@ from moorage_registry.rollouts.judge.hosts import Hosts
 from moorage_registry.rollouts.judge.watched_answers import WatchedDrift, WatchedQuality
 from moorage_registry.rollouts.judge.watched_requests import WatchedErrors, WatchedLatency
 
+LEAST_WEIGHT = 0.01
+"""Per cent: the routers share out by hundredths of them."""
+
 
 class Judge:
     """Folds what a rollout sees into evidence for and against its candidate.
@@ -139,4 +142,4 @@ class Judge:
         """Requests of stable for one of the candidate's that they are compared with."""
         if self._compared[0]:
             return self._compared[1] / self._compared[0]
-        return (100.0 - self._step.weight) / self._step.weight if self._step.weight else 1.0
+        return (100.0 - self._step.weight) / max(self._step.weight, LEAST_WEIGHT) if self._step.weight else 1.0
