@@ -342,6 +342,21 @@ def test_the_sample_of_predictions_is_the_first_of_each_version_by_order_of_rout
     assert sorted(room.batch.candidate.predictions.numbers) == [float(n) for n in range(0, 2 * SAMPLED, 2)]
 
 
+def test_predictions_are_sampled_by_the_second_however_many_batches_it_has() -> None:
+    room = Room()
+    judged = room.judged()
+
+    def asked(requests: int) -> int:
+        marks = [judged.begin(STABLE, "a") for _ in range(requests)]
+        for mark in marks:
+            good(mark)
+        return sum(mark is not None and mark.wants_output for mark in marks)
+
+    assert [asked(500), asked(500), asked(250)] == [SAMPLED, 0, 0]
+    room.pass_s(1.1)
+    assert asked(500) == SAMPLED
+
+
 def test_classes_beyond_those_told_are_one() -> None:
     room = Room()
     judged = room.judged()

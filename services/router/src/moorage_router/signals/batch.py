@@ -5,38 +5,47 @@ the batch) and by whether a host was asked at all; what became of it decides onl
 outcome would choose the number of requests by how they ended, and the bound on false rollbacks would be gone.
 """
 
+import math
+from collections import Counter
 from collections.abc import Callable
 
 from moorage_common.contracts.feedback import Output
 from moorage_common.contracts.signals import (
+    BUCKET_RATIO,
     CLASSES,
     OTHER,
     SAMPLED,
     ArmCounts,
     HostCounts,
     Predictions,
-    bucket_of,
 )
 from moorage_router.replicas import Host
-from moorage_router.signals.memory import Memory
+from moorage_router.signals.memory import Memory, Warmth
 
 CLIENTS = 10
 """With so many clients or more, none weighs more than a tenth of a batch; with fewer, none more than an equal share."""
 
-_OPEN, _VOID = 0, -1
-_CAUSES = {504: "timeout", 502: "lost"}
-_TIMED = frozenset({200, 499, 504})
+_OPEN, _VOID, _NAN = 0, -1, 1
+"""Beside the statuses of answers: not answered yet, does not count, answered with NaN among the outputs."""
+_CAUSES = {_NAN: "nan", 504: "timeout", 502: "lost"}
+_TIMED = frozenset({200, _NAN, 499, 504})
 """Answered, or waited for so long at least; what was refused or lost took a time that says nothing of the model."""
+_LOG_RATIO = math.log(BUCKET_RATIO)
+_log = math.log
 
 
-def cause_of(status: int, state: str) -> str | None:
+def cause_of(status: int, state: str = "ok") -> str | None:
     """Why an answer is bad, or None: 5xx, a timeout, a lost answer, NaN among the outputs.
 
     What the caller did is never bad: 4xx, and 499 when it went away.
     """
-    if status >= 500:
+    return _cause(_NAN if state == "nan" and status == 200 else status)
+
+
+def _cause(status: int) -> str | None:
+    if status >= 500 or status == _NAN:
         return _CAUSES.get(status) or str(status)
-    return "nan" if state == "nan" else None
+    return None
 
 
 def most_of_one(requests: int, clients: int) -> int:
@@ -51,7 +60,7 @@ class Mark:
         wants_output: its prediction is in the sample.
     """
 
-    __slots__ = ("arm", "batch", "host", "key", "nth", "output", "state", "status", "timed", "took_us", "wants_output")
+    __slots__ = ("arm", "batch", "host", "key", "nth", "status", "timed", "took_us", "wants_output")
 
     def __init__(self, batch: "Batch", arm: "Arm", nth: int, key: int | None, timed: bool) -> None:
         self.batch = batch
@@ -61,8 +70,8 @@ class Mark:
         self.key = key
         self.timed = timed
         self.status = _OPEN
-        arm.routed += 1
-        self.wants_output = arm.routed <= SAMPLED
+        arm.routed = routed = arm.routed + 1
+        self.wants_output = routed <= arm.sample
 
     def done(self, status: int, took_us: int, host: Host | None, state: str, output: Output | None) -> None:
         """What became of it; only the first call counts.
@@ -73,26 +82,29 @@ class Mark:
             host: who was asked last. None: nobody was, so that the request says nothing about the version.
             state: of the outputs, one of `host_frames.STATES`.
         """
-        if self.status != _OPEN:
+        if self.status:
             return
         self.host = host
-        self.status = _VOID if host is None else status
         self.took_us = took_us
-        self.state = state
-        self.output = output
-        batch = self.batch
-        if batch.closed:
-            batch.settle(self)
+        if host is None:
+            status = _VOID
+        elif state == "nan" and status == 200:
+            status = _NAN
+        self.status = status
+        if output is not None and self.wants_output:
+            self.arm.outputs.append((self, output))
+        if self.batch.closed:
+            self.batch.settle(self)
 
 
 class HostTally:
-    """Sums of one host; the same as `HostCounts`, but not frozen."""
+    """Sums of one generation of a host."""
 
-    __slots__ = ("bad", "causes", "requests", "slow")
+    __slots__ = ("causes", "requests", "slow", "warmth")
 
-    def __init__(self) -> None:
+    def __init__(self, warmth: Warmth) -> None:
+        self.warmth = warmth
         self.requests = 0
-        self.bad = 0
         self.causes: dict[str, int] = {}
         self.slow: dict[int, int] = {}
 
@@ -100,46 +112,55 @@ class HostTally:
 class Arm:
     """One version's part of a batch."""
 
-    __slots__ = ("bad_keys", "classes", "hosts", "numbers", "routed", "version")
+    __slots__ = ("bad_keys", "hosts", "outputs", "routed", "sample", "unanswered", "version")
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, sample: int = SAMPLED) -> None:
+        """`sample`: of how many requests the prediction is told, the first ones."""
         self.version = version
+        self.sample = sample
         self.routed = 0
-        self.hosts: dict[str, HostTally] = {}
-        self.classes: dict[str, int] = {}
-        self.numbers: list[float] = []
+        self.unanswered = 0
+        self.hosts: dict[Host, HostTally] = {}
+        self.outputs: list[tuple[Mark, Output]] = []
         self.bad_keys: list[int] = []
 
-    def host(self, host_id: str) -> HostTally:
-        tally = self.hosts.get(host_id)
-        if tally is None:
-            tally = self.hosts[host_id] = HostTally()
-        return tally
-
-    def predicted(self, output: Output) -> None:
-        """Add one prediction to the sample."""
-        if output.kind == "number":
-            self.numbers.append(float(output.value))
-            return
-        name, classes = output.value, self.classes
-        if name not in classes and len(classes) >= CLASSES:
-            name = OTHER
-        classes[name] = classes.get(name, 0) + 1
-
     def counts(self) -> ArmCounts:
-        hosts = [
-            HostCounts(host=host_id, requests=one.requests, bad=one.bad, causes=one.causes, slow=one.slow)
-            for host_id, one in self.hosts.items()
-        ]
-        predictions = Predictions(classes=self.classes, numbers=self.numbers)
-        return ArmCounts(version=self.version, hosts=hosts, predictions=predictions, bad_keys=self.bad_keys)
+        """The sums, by host id."""
+        hosts: dict[str, HostCounts] = {}
+        for host, tally in self.hosts.items():
+            name = host.endpoint.host_id
+            requests, causes, slow = tally.requests, tally.causes, tally.slow
+            if name in hosts:  # another generation of it
+                held = hosts[name]
+                requests += held.requests
+                causes, slow = Counter(held.causes) + Counter(causes), Counter(held.slow) + Counter(slow)
+            bad = sum(causes.values())
+            hosts[name] = HostCounts(host=name, requests=requests, bad=bad, causes=causes, slow=slow)
+        if self.unanswered:
+            hosts[""] = HostCounts(host="", requests=self.unanswered)
+        return ArmCounts(
+            version=self.version, hosts=list(hosts.values()), predictions=self._predictions(), bad_keys=self.bad_keys
+        )
+
+    def _predictions(self) -> Predictions:
+        classes: dict[str, int] = {}
+        numbers: list[float] = []
+        for mark, output in self.outputs:
+            if mark.status == _VOID:
+                continue
+            if output.kind == "number":
+                numbers.append(float(output.value))
+                continue
+            name = output.value if output.value in classes or len(classes) < CLASSES else OTHER
+            classes[name] = classes.get(name, 0) + 1
+        return Predictions(classes=classes, numbers=numbers)
 
 
 class Batch:
     """The requests of one stratum that were routed within a second."""
 
     __slots__ = (
-        "arms", "cap", "clients", "closed", "closed_at", "counted", "expires", "finished", "keys", "marks", "memory",
+        "arms", "clients", "closed", "closed_at", "counted", "expires", "finished", "keys", "marks", "memory",
         "open", "opened", "opened_at", "skip_first", "stratum",
     )  # fmt: skip
 
@@ -165,7 +186,6 @@ class Batch:
         self.closed = False
         self.closed_at = 0.0
         self.expires = 0.0
-        self.cap = 0
         self.open = 0
         self.counted = 0
         self.marks: list[Mark] = []
@@ -181,17 +201,15 @@ class Batch:
         """
         self.closed, self.closed_at, self.expires = True, closed_at, expires
         marks, self.marks = self.marks, []
-        self.cap = cap = most_of_one(len(marks), len(self.clients))
-        self.open = len(marks)
+        most = most_of_one(len(marks), len(self.clients))
         for mark in marks:
-            if mark.key is None and mark.nth >= cap:
-                mark.status = mark.status or _VOID
-                self.open -= 1
+            if mark.nth >= most:
+                mark.status = _VOID
             elif mark.status == _OPEN:
                 self.marks.append(mark)
             else:
                 self._count(mark)
-                self.open -= 1
+        self.open = len(self.marks)
         if not self.open:
             self._finish()
 
@@ -210,7 +228,7 @@ class Batch:
         for mark in self.marks:
             if mark.status == _OPEN:
                 mark.status = _VOID
-                mark.arm.host("").requests += 1
+                mark.arm.unanswered += 1
                 self.counted += 1
         self._finish()
 
@@ -220,28 +238,33 @@ class Batch:
 
     def _count(self, mark: Mark) -> None:
         """Add one answered request to the sums."""
-        host, status, key, memory = mark.host, mark.status, mark.key, self.memory
+        host, status, arm = mark.host, mark.status, mark.arm
         if host is None:
-            if key is not None and mark.timed:
-                memory.timed.discard(key)
+            self._give_back(mark)
             return
         self.counted += 1
-        arm = mark.arm
-        endpoint = host.endpoint
-        tally = arm.host(endpoint.host_id)
+        tally = arm.hosts.get(host)
+        if tally is None:
+            endpoint = host.endpoint
+            warmth = self.memory.warmth(endpoint.host_id, endpoint.generation, arm.version, self.skip_first)
+            tally = arm.hosts[host] = HostTally(warmth)
         tally.requests += 1
-        cause = cause_of(status, mark.state)
-        if cause is not None and (key is None or memory.is_first_bad(key)):
-            tally.bad += 1
-            tally.causes[cause] = tally.causes.get(cause, 0) + 1
-            if key is not None:
-                arm.bad_keys.append(key)
-        if mark.timed:
-            warm = memory.is_warm(endpoint.host_id, endpoint.generation, arm.version, self.skip_first)
-            if warm and status in _TIMED:
-                bucket = bucket_of(mark.took_us)
-                tally.slow[bucket] = tally.slow.get(bucket, 0) + 1
-            elif key is not None:
-                memory.timed.discard(key)
-        if mark.output is not None and mark.wants_output:
-            arm.predicted(mark.output)
+        if status != 200:
+            cause = _cause(status)
+            if cause is not None and (mark.key is None or self.memory.is_first_bad(mark.key)):
+                tally.causes[cause] = tally.causes.get(cause, 0) + 1
+                if mark.key is not None:
+                    arm.bad_keys.append(mark.key)
+        if tally.warmth.left > 0:
+            tally.warmth.left -= 1
+        elif mark.timed and status in _TIMED:
+            us, slow = mark.took_us, tally.slow
+            bucket = int(_log(us) / _LOG_RATIO) if us > 1 else 0  # as signals.bucket_of
+            slow[bucket] = slow.get(bucket, 0) + 1
+            return
+        self._give_back(mark)
+
+    def _give_back(self, mark: Mark) -> None:
+        """A sticky key's request could not be timed: another of the key may be."""
+        if mark.timed and mark.key is not None:
+            self.memory.timed.discard(mark.key)

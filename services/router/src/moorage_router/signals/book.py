@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from moorage_common.contracts.routes import Route, RouteRollout
-from moorage_common.contracts.signals import BATCH_REQUESTS, BATCH_S, SignalBatch
+from moorage_common.contracts.signals import BATCH_REQUESTS, BATCH_S, SAMPLED, SignalBatch
 from moorage_router.signals.batch import Arm, Batch, Mark
 from moorage_router.signals.memory import Memory
 
@@ -17,7 +17,17 @@ Take = Callable[[SignalBatch], None]
 class Judged:
     """Counts the requests of one rollout under one revision of a route: one open batch a stratum."""
 
-    __slots__ = ("_book", "_deadline_s", "_open", "_route", "is_closed", "memory", "rollout")
+    __slots__ = (
+        "_book",
+        "_deadline_s",
+        "_open",
+        "_route",
+        "_sampled",
+        "_sampled_from",
+        "is_closed",
+        "memory",
+        "rollout",
+    )
 
     def __init__(self, book: "Book", route: Route, rollout: RouteRollout, memory: Memory) -> None:
         self._book = book
@@ -26,6 +36,9 @@ class Judged:
         self.memory = memory
         self._deadline_s = route.deadline_ms / 1000
         self._open: dict[str, Batch] = {}
+        self._sampled: dict[int, int] = {}
+        """Predictions asked for since `_sampled_from`, by version."""
+        self._sampled_from = 0.0
         self.is_closed = False
         memory.timed.clear()
 
@@ -40,26 +53,24 @@ class Judged:
             key: 63-bit hash of the sticky key, None where traffic is not sticky.
             idempotency: the request's `Idempotency-Key`.
         """
-        memory, rollout = self.memory, self.rollout
-        if number not in (rollout.candidate, rollout.stable):
-            return None
-        if idempotency is not None and memory.is_retry(client, idempotency):
-            return None
         batch = self._open.get(stratum)
         if batch is None:
             if self.is_closed:  # the route changed while this request waited for its turn
                 return None
             batch = self._begun(stratum)
+        arm = batch.arms.get(number)
+        if arm is None or (idempotency is not None and self.memory.is_retry(client, idempotency)):
+            return None
         timed, nth = True, 0
         if key is None:
             nth = batch.clients.get(client, 0)
             batch.clients[client] = nth + 1
         else:
-            if key in batch.keys or not memory.may_count(key):
+            if key in batch.keys or not self.memory.may_count(key):
                 return None
             batch.keys.add(key)
-            timed = memory.may_time(key)
-        mark = Mark(batch, batch.arms[number], nth, key, timed)
+            timed = self.memory.may_time(key)
+        mark = Mark(batch, arm, nth, key, timed)
         marks = batch.marks
         marks.append(mark)
         if len(marks) >= BATCH_REQUESTS:
@@ -78,16 +89,23 @@ class Judged:
             self._close(stratum)
 
     def _begun(self, stratum: str) -> Batch:
-        rollout = self.rollout
-        arms = {number: Arm(number) for number in (rollout.candidate, rollout.stable)}
+        rollout, now = self.rollout, self._book.now()
+        if now - self._sampled_from >= BATCH_S:  # a sample a second is enough, however many batches there are
+            self._sampled, self._sampled_from = {}, now
+        arms = {
+            number: Arm(number, SAMPLED - self._sampled.get(number, 0))
+            for number in (rollout.candidate, rollout.stable)
+        }
         batch = self._open[stratum] = Batch(
-            stratum, arms, self.memory, skip_first=rollout.skip_first, opened=self._book.now(),
-            opened_at=self._book.wall(), finished=self._finished,
+            stratum, arms, self.memory, skip_first=rollout.skip_first, opened=now, opened_at=self._book.wall(),
+            finished=self._finished,
         )  # fmt: skip
         return batch
 
     def _close(self, stratum: str) -> None:
         batch = self._open.pop(stratum)
+        for number, arm in batch.arms.items():
+            self._sampled[number] = min(SAMPLED, self._sampled.get(number, 0) + arm.routed)
         self._book.waiting[batch] = None
         batch.close(self._book.wall(), self._book.now() + self._deadline_s + GRACE_S)
 

@@ -8,6 +8,15 @@ REPLICAS = 4096
 """Generations of replicas whose first requests are counted."""
 
 
+class Warmth:
+    """`left`: how many of a replica's next answers are not timed."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
 class Memory:
     """Keys that had their bad event, keys that were timed, idempotency keys seen, and how warm replicas are.
 
@@ -16,7 +25,7 @@ class Memory:
         timed: sticky keys whose latency was counted, or is about to be, under the current revision of the route.
     """
 
-    __slots__ = ("_earlier", "_keys", "_retries", "_seen", "_warm", "bad", "timed")
+    __slots__ = ("_earlier", "_keys", "_replicas", "_retries", "_seen", "bad", "timed")
 
     def __init__(self, keys: int = KEYS, retries: int = RETRIES) -> None:
         self._keys = keys
@@ -25,7 +34,7 @@ class Memory:
         self.timed: set[int] = set()
         self._seen: set[int] = set()
         self._earlier: set[int] = set()
-        self._warm: dict[tuple[str, str, int], int] = {}
+        self._replicas: dict[tuple[str, str, int], Warmth] = {}
 
     def is_retry(self, kid: str, idempotency: bytes) -> bool:
         """Whether a request of this key under this `Idempotency-Key` was seen before; it is from now on."""
@@ -56,13 +65,12 @@ class Memory:
         self.bad.add(key)
         return True
 
-    def is_warm(self, host_id: str, generation: str, version: int, skip_first: int) -> bool:
-        """Count one answer of a replica: whether it was not among its first `skip_first`."""
-        warm, name = self._warm, (host_id, generation, version)
-        answered = warm.get(name, 0)
-        if answered >= skip_first:
-            return True
-        if not answered and len(warm) >= REPLICAS:
-            del warm[next(iter(warm))]
-        warm[name] = answered + 1
-        return False
+    def warmth(self, host_id: str, generation: str, version: int, skip_first: int) -> "Warmth":
+        """Of one version in one generation of a replica host."""
+        replicas, name = self._replicas, (host_id, generation, version)
+        held = replicas.get(name)
+        if held is None:
+            if len(replicas) >= REPLICAS:
+                del replicas[next(iter(replicas))]
+            held = replicas[name] = Warmth(skip_first)
+        return held
