@@ -76,6 +76,15 @@ def test_a_rollout_is_drawn_with_its_weight_its_evidence_and_why() -> None:
     )
 
 
+def test_answers_of_both_versions_are_compared_pair_by_pair() -> None:
+    detail = {"pairs": 375, "candidate_alone_worse": 15, "stable_alone_worse": 3}
+    signals = [{"name": "quality", "log_e": 3.0, "threshold": 6.0, "detail": detail}]
+    found = rollout(evidence={"signals": signals})
+    assert "quality    0.80 % of 375     4.00 % of 375    █████████████·" in draw(found, (), NOW)
+    told = "quality: version 2 0.80 % bad of 375, version 3 4.00 % bad of 375; 50 % of the evidence that it acts on"
+    assert told in rollout_words.lines(found, (), NOW)
+
+
 def test_a_rollback_says_why_and_claims_no_safety() -> None:
     reason = "errors: 41 of 812 requests of version 3 were bad (5.0 %), of version 2 120 of 11,800 (1.0 %)"
     drawn = draw(rollout(state="rolled_back", weight=0, reason=reason, finished_at=NOW - 3), VERDICTS, NOW)

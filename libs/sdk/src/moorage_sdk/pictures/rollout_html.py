@@ -9,6 +9,7 @@ from moorage_sdk.pictures.rollout_words import (
     WIDE,
     clock,
     count,
+    counts,
     heading,
     outlook,
     percent,
@@ -74,10 +75,7 @@ def _row(tag: str, cells: Sequence[str]) -> str:
 def _signal(found: Rollout, one: SignalEvidence) -> list[str]:
     if told := unseen(found, one):
         return [escape(plain(one.name)), escape(told)]
-    rates = [
-        f"{percent(bad, of)} of {count(of)}" if of else "-"
-        for bad, of in ((one.stable_bad, one.stable_n), (one.candidate_bad, one.candidate_n))
-    ]
+    rates = [f"{percent(bad, of)} of {count(of)}" if of else "-" for bad, of in counts(one)]
     colour = "#b42318" if one.share >= 0.5 else "#9a6700"
     return [escape(plain(one.name)), *rates, f"{_bar(one.share, colour, 200)} {100 * one.share:.0f} %"]
 

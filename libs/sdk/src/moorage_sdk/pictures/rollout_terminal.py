@@ -9,6 +9,7 @@ from moorage_sdk.pictures.rollout_words import (
     WIDE,
     clock,
     count,
+    counts,
     heading,
     outlook,
     percent,
@@ -147,7 +148,7 @@ def _signal(found: Rollout, one: SignalEvidence, pen: _Pen) -> str:
     name = f"{plain(one.name):<{_NAME}.{_NAME}} "
     if told := unseen(found, one):
         return name + pen.paint(told, _GREY)
-    cells = _rate(one.stable_bad, one.stable_n) + _rate(one.candidate_bad, one.candidate_n)
+    cells = "".join(_rate(bad, of) for bad, of in counts(one))
     return name + cells + _measured(one.share, pen, _RED if one.share >= 0.5 else _YELLOW)
 
 
@@ -156,7 +157,7 @@ def _safety(one: SafetyEvidence, pen: _Pen) -> str:
     return f"{plain(one.name):<{_NAME}.{_NAME}} {needed:<{2 * _VERSION}}{_measured(one.share, pen, _GREEN)}"
 
 
-def _rate(bad: float, of: float) -> str:
+def _rate(bad: int, of: int) -> str:
     told = f"{percent(bad, of):>7} of {count(of)}" if of else f"{'-':>7}"
     return f"{told:<{_VERSION}}"
 

@@ -122,26 +122,31 @@ def verdict_line(verdict: Verdict, now: float) -> str:
     return f"{clock(verdict.at, now)} {sentence_of(verdict)}"
 
 
+def counts(one: SignalEvidence) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Bad of all, stable's and the candidate's; of requests that both answered, those that one alone got wrong."""
+    pairs = one.detail.get("pairs")
+    if pairs:
+        alone = int(one.detail["stable_alone_worse"]), int(one.detail["candidate_alone_worse"])
+        return (alone[0], int(pairs)), (alone[1], int(pairs))
+    return (one.stable_bad, one.stable_n), (one.candidate_bad, one.candidate_n)
+
+
 def unseen(found: Rollout, one: SignalEvidence) -> str:
     """Why there is nothing to show of a signal; empty where there is."""
-    if one.name == "quality" and not one.candidate_n and not one.stable_n:
-        return "no label has come back yet"
+    (_, stable), (_, candidate) = counts(one)
     if one.state == "learning":
         return f"learns what is usual of version {found.stable}"
-    return "" if one.candidate_n or one.stable_n else "nothing seen yet"
+    if not stable and not candidate:
+        return "no label has come back yet" if one.name == "quality" else "nothing seen yet"
+    return ""
 
 
 def _signal(found: Rollout, one: SignalEvidence) -> str:
     if told := unseen(found, one):
         return f"{plain(one.name)}: {told}"
-    if not one.candidate_n:
-        return f"{plain(one.name)}: nothing seen of version {found.candidate} yet"
     versions = (
         f"version {number} {percent(bad, of)} bad of {count(of)}"
-        for number, bad, of in (
-            (found.stable, one.stable_bad, one.stable_n),
-            (found.candidate, one.candidate_bad, one.candidate_n),
-        )
+        for number, (bad, of) in zip((found.stable, found.candidate), counts(one), strict=True)
     )
     return f"{plain(one.name)}: {', '.join(versions)}; {100 * one.share:.0f} % of the evidence that it acts on"
 
