@@ -39,6 +39,7 @@ EXPECTED_RULES = {
     "GET /v1/deployments/{model}/status": "any key",
     "GET /v1/deployments/{model}/logs": "logs:read",
     "GET /v1/deployments/{model}/explain": "any key",
+    "GET /v1/deployments/{model}/feedback": "any key",
     "GET /v1/rings": "any key",
     "GET /v1/rings/{name}": "any key",
     "PUT /v1/rings/{name}": "deploy:write",
@@ -136,6 +137,7 @@ async def test_another_tenants_things_are_not_found_on_every_route(platform: Pla
         ("GET", "/v1/deployments/digits/status", None),
         ("GET", "/v1/deployments/digits/logs", None),
         ("GET", "/v1/deployments/digits/explain", None),
+        ("GET", "/v1/deployments/digits/feedback", None),
         ("GET", "/v1/rings/beta", None),
         ("DELETE", "/v1/rings/beta", None),
     ]

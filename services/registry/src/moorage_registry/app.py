@@ -16,6 +16,7 @@ from moorage_registry.deployments.endpoints import router as deployments
 from moorage_registry.deployments.metrics_endpoints import router as tenant_metrics
 from moorage_registry.deps import running
 from moorage_registry.events.endpoints import router as events
+from moorage_registry.feedback.endpoints import router as feedback
 from moorage_registry.keys.endpoints import router as keys
 from moorage_registry.metrics import Metrics, RequestMetrics
 from moorage_registry.rings.endpoints import router as rings
@@ -25,7 +26,7 @@ from moorage_registry.usage.endpoints import router as usage
 
 JSON_MAX_BYTES = 1024 * 1024
 _JSON_ROUTERS: tuple[APIRouter, ...] = (
-    tenants, keys, catalog, deployments, rings, clusters, usage, events, audit, tenant_metrics,
+    tenants, keys, catalog, deployments, feedback, rings, clusters, usage, events, audit, tenant_metrics,
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from moorage_registry.deployments.loads import LoadReports
 from moorage_registry.deployments.router_series import RouterSeries
 from moorage_registry.deployments.status import StatusReports
 from moorage_registry.events.service import Commits
+from moorage_registry.feedback.intake import FeedbackIntake
 from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import PLATFORM, KeyService, Principal
 from moorage_registry.metrics import Metrics
@@ -112,6 +113,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         works = Works(db, clock, relay.wake, committed)
         status, loads = StatusReports(bus, works, settings.cluster), LoadReports(bus, clock)
         consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
+        feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
         registry = Registry(
             settings=settings,
             clock=clock,
@@ -133,6 +135,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         tasks = {
             **publisher.tasks(),
             **status.tasks(),
+            **feedback.tasks(),
             "relay": relay.run,
             "loads": loads.run,
             "usage": consumer.run,

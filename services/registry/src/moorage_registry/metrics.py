@@ -40,12 +40,21 @@ class Metrics:
             ("router",),
             registry=self.registry,
         )
+        self.feedback = Counter(
+            "moorage_registry_feedback",
+            "Labels and answers taken in that were not known, and what of both could not be read.",
+            ("what",),
+            registry=self.registry,
+        )
         self.failures = Counter(
             "moorage_registry_task_failures",
             "Background tasks that failed and were restarted.",
             ("task",),
             registry=self.registry,
         )
+
+    def feedback_taken(self, what: str, count: int) -> None:
+        self.feedback.labels(what).inc(count)
 
     def usage_taken(self, new: int, duplicates: int, boots: Sequence[BootCount]) -> None:
         self.chunks.inc(new)

@@ -25,6 +25,9 @@ class Settings(ServiceSettings):
     router_url: str = Field(default="", description="Base URL of the router, named in a deployment's status.")
     feature_proxy_url: str = Field(default="", description="Base URL of the feature-proxy; empty where there is none.")
     cluster: Name = Field(default="default", description="Cluster that deployments are placed in.")
+    feedback_outputs: int = Field(
+        default=1_000_000, ge=1, description="Answers kept a tenant to hold labels against; the oldest go first."
+    )
     bootstrap_admin_key: SecretStr | None = Field(
         default=None, description="Text of a platform:admin key that must exist once the registry has started."
     )

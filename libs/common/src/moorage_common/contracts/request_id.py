@@ -12,6 +12,7 @@ from functools import lru_cache
 
 _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [high + low for high in _BASE32 for low in _BASE32]
+_ULID_CHARACTERS, _TIME_CHARACTERS = 26, 10
 _MAC_BYTES = 9
 
 
@@ -28,6 +29,17 @@ def new_ulid(now_ms: int | None = None) -> str:
     """26 characters of Crockford base 32: 48 bits of milliseconds, 80 random bits (github.com/ulid/spec)."""
     ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     return _of_time(ms) + _of_random(random.getrandbits(80))
+
+
+def ulid_time_s(ulid: str) -> float:
+    """When it was made, seconds since 1970. Raises ValueError for what is no ULID."""
+    if len(ulid) != _ULID_CHARACTERS:
+        message = "a ULID has 26 characters"
+        raise ValueError(message)
+    ms = 0
+    for character in ulid[:_TIME_CHARACTERS]:
+        ms = ms << 5 | _BASE32.index(character)
+    return ms / 1000
 
 
 @lru_cache(maxsize=1)

@@ -55,3 +55,19 @@ class LabelRow(Base):
         Index("ix_labels_tenant_model_settled", "tenant", "model", "settled"),
         Index("ix_labels_at", "at"),
     )
+
+
+class FeedbackCountRow(Base):
+    """What there is of one model. `settled` is the last number given out, which outlives the labels that had it.
+
+    `outputs` and `labels` are those held now; `lost` counts labels that were dropped without their answer having come.
+    """
+
+    __tablename__ = "feedback_counts"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    settled: Mapped[int]
+    outputs: Mapped[int]
+    labels: Mapped[int]
+    lost: Mapped[int]

@@ -1,20 +1,18 @@
 """Taking in usage: chunks from the stream USAGE, counted once each however often and in whatever order they come."""
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig
 
-from moorage_common.bus import BUS_ERRORS, Bus
+from moorage_common.bus import Bus
 from moorage_common.clock import Clock
 from moorage_common.contracts.names import STREAM_USAGE
 from moorage_common.contracts.usage import UsageChunk
 from moorage_common.db import Database
+from moorage_registry.pulling import Pulling
 from moorage_registry.usage.repository import BootCount, LedgerRepository
 
 log = structlog.get_logger()
@@ -23,9 +21,6 @@ CONSUMER = "registry-ledger"
 USAGE_MAX_AGE_S = 30 * 86_400.0
 ACK_WAIT_S = 30.0
 _SUBJECTS = "usage.>"
-_BATCH = 256
-_FETCH_S = 1.0
-_CHECK_S = 5.0
 _FORGET_EACH_S = 3600.0
 
 _LARGEST = 2**62
@@ -43,6 +38,10 @@ def read_chunk(data: bytes) -> UsageChunk:
     return chunk
 
 
+async def _ensure(bus: Bus) -> None:
+    await bus.ensure_stream(STREAM_USAGE, [_SUBJECTS], USAGE_MAX_AGE_S)
+
+
 @dataclass
 class UsageConsumer:
     """A durable pull consumer. It is made anew, and the stream too, when either has gone."""
@@ -55,19 +54,8 @@ class UsageConsumer:
 
     async def run(self) -> None:
         """Consume until cancelled."""
-        while True:
-            try:
-                await self.bus.wait()
-                await self._consume(await self._subscribe())
-            except BUS_ERRORS as error:
-                log.debug("usage waits in the stream", error=str(error))
-            await asyncio.sleep(0.25)
-
-    async def _subscribe(self) -> JetStreamContext.PullSubscription:
-        await self.bus.ensure_stream(STREAM_USAGE, [_SUBJECTS], USAGE_MAX_AGE_S)
-        config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=ACK_WAIT_S, max_ack_pending=4 * _BATCH)
-        js = self.bus.jetstream()
-        return await js.pull_subscribe(_SUBJECTS, durable=CONSUMER, stream=STREAM_USAGE, config=config)
+        pulling = Pulling(self.bus, STREAM_USAGE, _SUBJECTS, CONSUMER, _ensure, self._take, ack_wait_s=ACK_WAIT_S)
+        await pulling.run()
 
     async def forget_old(self) -> None:
         """Each hour, drop what is only kept to recognise chunks that the stream has since dropped too."""
@@ -75,29 +63,6 @@ class UsageConsumer:
             async with self.db.write() as session:
                 await LedgerRepository(session).forget(self.clock() - USAGE_MAX_AGE_S - _FORGET_EACH_S)
             await asyncio.sleep(_FORGET_EACH_S)
-
-    async def _consume(self, subscription: JetStreamContext.PullSubscription) -> None:
-        """Until the bus fails. A fetch from a consumer that is gone only times out, so each 5 s it is asked after."""
-        checked = time.monotonic()
-        try:
-            while True:
-                try:
-                    messages = await subscription.fetch(_BATCH, timeout=_FETCH_S)
-                except TimeoutError:
-                    messages = []
-                if messages:
-                    await self._take(messages)
-                elif time.monotonic() - checked > _CHECK_S:
-                    await subscription.consumer_info()
-                    checked = time.monotonic()
-        finally:
-            await self._leave(subscription)
-
-    async def _leave(self, subscription: JetStreamContext.PullSubscription) -> None:
-        try:
-            await subscription.unsubscribe()
-        except BUS_ERRORS as error:
-            log.debug("subscription already gone", error=str(error))
 
     async def _take(self, messages: Sequence[Msg]) -> None:
         """One transaction for the batch, then the acknowledgements: a crash between the two costs nothing."""

@@ -142,13 +142,23 @@ def _feedback() -> None:
     op.create_index("uq_labels_tenant_ulid", "labels", ["tenant", "ulid"], unique=True)
     op.create_index("ix_labels_tenant_model_settled", "labels", ["tenant", "model", "settled"])
     op.create_index("ix_labels_at", "labels", ["at"])
+    op.create_table(
+        "feedback_counts",
+        sa.Column("tenant", sa.String(), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("settled", sa.BigInteger(), nullable=False),
+        sa.Column("outputs", sa.BigInteger(), nullable=False),
+        sa.Column("labels", sa.BigInteger(), nullable=False),
+        sa.Column("lost", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "model", name=op.f("pk_feedback_counts")),
+    )
 
 
 def downgrade() -> None:
     with op.batch_alter_table("traffic") as batch_op:
         batch_op.drop_column("rings")
     for table in (
-        "rings", "labels", "outputs", "controller_lease", "rollout_reads", "rollout_verdicts", "rollout_entries",
+        "rings", "feedback_counts", "labels", "outputs", "controller_lease", "rollout_reads", "rollout_verdicts", "rollout_entries",
         "rollouts",
     ):  # fmt: skip
         op.drop_table(table)
