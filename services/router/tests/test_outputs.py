@@ -148,11 +148,14 @@ async def test_a_router_that_ends_ships_what_it_kept(
 
 @pytest.fixture
 async def unshipped(router: RunningRouter, desired: Desired, framed: FramedHost) -> list[str]:
-    """Ids of ten answers of a rollout that pairs, of which nothing has been shipped."""
-    framed.on_call = with_output
-    rollout = RouteRollout(id="r", stable=1, candidate=2, paired_bp=10_000)
-    key = await one_version(router, desired, framed, feedback=RouteFeedback(), rollout=rollout)
-    return [(await router.infer(key)).headers["moorage-request-id"] for _ in range(10)]
+    """Ids of ten answers whose requests are being copied, of which nothing has been shipped."""
+    await one_version(router, desired, framed)
+    assert router.app.deps is not None
+    served = router.app.deps.routes.find("demo", "m").versions[1]
+    ids = [served.ids.new() for _ in range(10)]
+    for request_id in ids:
+        outputs_of(router).answered(request_id, served, YES, paired=True)
+    return ids
 
 
 async def test_what_another_version_answered_to_a_copy_is_kept_with_the_answer(

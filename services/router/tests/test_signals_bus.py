@@ -26,7 +26,7 @@ async def stored(bus: Bus) -> list[SignalBatch]:
     except NotFoundError:
         return []
     found = []
-    for sequence in range(state.first_seq, state.last_seq + 1):
+    for sequence in range(max(1, state.first_seq), state.last_seq + 1):
         message = await bus.jetstream().get_msg(names.STREAM_SIGNALS, sequence)
         found.append(SignalBatch.model_validate_json(message.data or b""))
     return found

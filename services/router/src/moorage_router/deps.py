@@ -32,6 +32,8 @@ from moorage_router.pool import SWEEP_S, Pool
 from moorage_router.replicas import EndpointTable
 from moorage_router.routes import RouteTable
 from moorage_router.settings import RouterSettings
+from moorage_router.shadow import Room, Shadows
+from moorage_router.shadow_series import ShadowTable
 from moorage_router.signals.book import Book
 from moorage_router.signals.shipper import SignalsShipper
 from moorage_router.stats_exchange import StatsExchange
@@ -60,6 +62,7 @@ class Deps:
     book: Book
     signals: SignalsShipper
     outputs: Outputs
+    shadows: Shadows
     load: LoadReporter
     tenant_series: TenantSeriesResponder
     stats: StatsExchange
@@ -106,10 +109,11 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     outputs = Outputs(bus, settings.router_name, metrics)
     proxy = urlsplit(settings.feature_proxy_url)
     feature_pool = Pool(f"{proxy.hostname}:{proxy.port or 80}", settings.connections_per_host)
+    features = FeatureJoiner(FeatureLookup(feature_pool, secrets.internal_token(pepper)))
+    shadows = Shadows(features, outputs, ShadowTable(metrics), Room(parking.parked, SWEEP_S))
     gateway = Gateway(
         keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter,
-        features=FeatureJoiner(FeatureLookup(feature_pool, secrets.internal_token(pepper))),
-        forwarder=Forwarder(hosts, metrics, parking), outputs=outputs,
+        features=features, shadows=shadows, forwarder=Forwarder(hosts, metrics, parking), outputs=outputs,
     )  # fmt: skip
     exchange = StatsExchange(bus, routes, settings.router_name)
     endpoints = Endpoints(
@@ -121,7 +125,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     deps = Deps(
         bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, waker=waker, parking=parking,
         feature_pool=feature_pool, tables=tables, usage=usage, book=book, signals=signals, outputs=outputs,
-        load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
+        shadows=shadows, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
         tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
         stats=exchange, metrics=metrics, endpoints=endpoints,
     )  # fmt: skip
@@ -147,6 +151,7 @@ async def running(deps: Deps) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await deps.shadows.close()
         await deps.waker.close()
         await deps.usage.close()
         deps.book.close()
@@ -166,6 +171,7 @@ async def _sweep(deps: Deps) -> None:
         deps.hosts.sweep(now)
         deps.feature_pool.sweep(now)
         deps.book.sweep()
+        deps.shadows.room.tick()
 
 
 def _gauges(deps: Deps) -> Iterable[Metric]:

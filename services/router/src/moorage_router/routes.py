@@ -18,6 +18,7 @@ from moorage_common.errors import NotFound
 from moorage_router import splits
 from moorage_router.assignment import Assigned, keying_of
 from moorage_router.metrics import VersionSeries
+from moorage_router.mirrors import mirrors_of
 from moorage_router.replicas import EndpointTable, Replicas
 from moorage_router.signals.book import Book, Judged
 
@@ -69,11 +70,11 @@ class ServedRoute:
         covered: key records found to cover it, by kid.
         judged: counts the requests of its rollout; None without one.
         kept: share of the requests of which the output is kept for labels.
-        paired: whether a rollout has another version answer copies of requests.
+        mirrors: who gets copies of whose requests.
     """
 
     __slots__ = (
-        "assigned", "covered", "deadline_s", "judged", "kept", "keying", "model", "paired", "split", "tenant",
+        "assigned", "covered", "deadline_s", "judged", "kept", "keying", "mirrors", "model", "split", "tenant",
         "versions",
     )  # fmt: skip
 
@@ -86,7 +87,7 @@ class ServedRoute:
         self.keying = keying_of(route)
         self.assigned = {number: Assigned(served, "", None) for number, served in versions.items()}
         self.kept = 0.0 if route.feedback is None else route.feedback.keep_bp / splits.WHOLE_BP
-        self.paired = route.rollout is not None and route.rollout.paired_bp > 0
+        self.mirrors = mirrors_of(route, versions)
         self.covered: dict[str, KeyRecord] = {}
         self.judged = judged
 
