@@ -44,6 +44,17 @@ EXPECTED_RULES = {
     "GET /v1/rings/{name}": "any key",
     "PUT /v1/rings/{name}": "deploy:write",
     "DELETE /v1/rings/{name}": "deploy:write",
+    "POST /v1/deployments/{model}/rollouts": "deploy:write",
+    "GET /v1/deployments/{model}/rollouts": "any key",
+    "GET /v1/deployments/{model}/rollouts/{rollout}": "any key",
+    "POST /v1/deployments/{model}/rollouts/{rollout}/pause": "deploy:write",
+    "POST /v1/deployments/{model}/rollouts/{rollout}/resume": "deploy:write",
+    "POST /v1/deployments/{model}/rollouts/{rollout}/promote": "deploy:write",
+    "POST /v1/deployments/{model}/rollouts/{rollout}/abort": "deploy:write",
+    "GET /v1/deployments/{model}/rollouts/{rollout}/verdicts": "any key",
+    "GET /v1/deployments/{model}/rollouts/{rollout}/explain": "any key",
+    "GET /v1/deployments/{model}/rollouts/{rollout}/log": "any key",
+    "POST /v1/deployments/{model}/rollouts/{rollout}/replay": "any key",
     "GET /v1/gpus": "any key",
     "GET /v1/quota": "any key",
     "GET /v1/nodes": "platform:admin",
@@ -82,7 +93,14 @@ def test_a_route_without_a_rule_stops_the_app() -> None:
 def _concrete(route: str) -> tuple[str, str]:
     method, path = route.split(" ")
     return method, path.format(
-        tenant="acme", kid="0" * 12, digest="sha256:" + "0" * 64, model="digits", number=1, node="n1", name="beta"
+        tenant="acme",
+        kid="0" * 12,
+        digest="sha256:" + "0" * 64,
+        model="digits",
+        number=1,
+        node="n1",
+        name="beta",
+        rollout="current",
     )
 
 
@@ -138,6 +156,11 @@ async def test_another_tenants_things_are_not_found_on_every_route(platform: Pla
         ("GET", "/v1/deployments/digits/logs", None),
         ("GET", "/v1/deployments/digits/explain", None),
         ("GET", "/v1/deployments/digits/feedback", None),
+        ("POST", "/v1/deployments/digits/rollouts", {"to": 1}),
+        ("GET", "/v1/deployments/digits/rollouts", None),
+        ("GET", "/v1/deployments/digits/rollouts/current", None),
+        ("POST", "/v1/deployments/digits/rollouts/current/abort", None),
+        ("POST", "/v1/deployments/digits/rollouts/current/replay", {}),
         ("GET", "/v1/rings/beta", None),
         ("DELETE", "/v1/rings/beta", None),
     ]

@@ -31,6 +31,11 @@ from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import PLATFORM, KeyService, Principal
 from moorage_registry.metrics import Metrics
 from moorage_registry.publisher import Publisher
+from moorage_registry.rollouts.controller import Controller
+from moorage_registry.rollouts.lease import Lease
+from moorage_registry.rollouts.replay import Replays
+from moorage_registry.rollouts.skew import SkewGate
+from moorage_registry.rollouts.tick import Ticks
 from moorage_registry.settings import Settings
 from moorage_registry.tenants.models import LimitsChange
 from moorage_registry.tenants.repository import TenantRepository
@@ -58,6 +63,8 @@ class Registry:
     loads: LoadReports
     router_series: RouterSeries
     schedulers: Schedulers
+    rollouts: Controller
+    replays: Replays
     commits: Commits
     metrics: Metrics
 
@@ -112,6 +119,10 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
 
         works = Works(db, clock, relay.wake, committed)
         status, loads = StatusReports(bus, works, settings.cluster), LoadReports(bus, clock)
+        features = FeatureServices(http, settings.feature_proxy_url, pepper)
+        lease, skew = Lease(db, clock), SkewGate(features, clock)
+        ticks = Ticks(works, bus, clock, lease, status, loads, skew)
+        rollouts = Controller(db, ticks, publisher.put_route, metrics.rollouts)
         consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
         feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
         registry = Registry(
@@ -121,11 +132,13 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             works=works,
             blobs=BlobStore(settings.artifact_dir, settings.max_artifact_bytes),
             urls=urls,
-            features=FeatureServices(http, settings.feature_proxy_url, pepper),
+            features=features,
             status=status,
             loads=loads,
             router_series=RouterSeries(bus, loads),
             schedulers=Schedulers(bus, settings.cluster),
+            rollouts=rollouts,
+            replays=Replays(db),
             commits=commits,
             metrics=metrics,
         )
@@ -136,14 +149,21 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             **publisher.tasks(),
             **status.tasks(),
             **feedback.tasks(),
+            **rollouts.tasks(),
             "relay": relay.run,
             "loads": loads.run,
             "usage": consumer.run,
             "usage-forget": consumer.forget_old,
             "outbox-gauge": lambda: _measure_outbox(relay, metrics),
         }
+        stack.push_async_callback(_close_rollouts, rollouts)
         await stack.enter_async_context(_in_background(db, tasks, metrics))
         yield registry
+
+
+async def _close_rollouts(rollouts: Controller) -> None:
+    with contextlib.suppress(SQLAlchemyError, OSError):
+        await rollouts.close()
 
 
 async def _bootstrap(registry: Registry) -> None:

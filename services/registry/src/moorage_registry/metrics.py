@@ -52,6 +52,7 @@ class Metrics:
             ("task",),
             registry=self.registry,
         )
+        self.rollouts = RolloutMetrics(self.registry)
 
     def feedback_taken(self, what: str, count: int) -> None:
         self.feedback.labels(what).inc(count)
@@ -61,6 +62,36 @@ class Metrics:
         self.duplicates.inc(duplicates)
         for boot in boots:
             self.missing.labels(boot.router).set(boot.expected - boot.held)
+
+
+@dataclass
+class RolloutMetrics:
+    """Of the rollouts that this registry moves, and of what it is told about them."""
+
+    registry: CollectorRegistry
+
+    def __post_init__(self) -> None:
+        registry = self.registry
+        self.running = Gauge("moorage_registry_rollouts", "Rollouts that are not over.", registry=registry)
+        self.leads = Gauge("moorage_registry_rollouts_lead", "1 where this registry moves rollouts.", registry=registry)
+        self.verdicts = Counter(
+            "moorage_registry_rollout_verdicts", "Verdicts of the judge.", ("kind",), registry=registry
+        )
+        self.batches = Counter(
+            "moorage_registry_rollout_batches", "Batches of routers by what became of them.", ("outcome",),
+            registry=registry,
+        )  # fmt: skip
+        self.missing = Counter(
+            "moorage_registry_rollout_batches_missing", "Batches that a router counted and never came.",
+            registry=registry,
+        )  # fmt: skip
+        self.failures = Counter(
+            "moorage_registry_rollout_failures", "Looks at a rollout that failed and are made anew.", registry=registry
+        )
+        self.look_seconds = Histogram(
+            "moorage_registry_rollout_look_seconds", "Time to look at a rollout, its transaction counted.",
+            buckets=LATENCY_BUCKETS_S, registry=registry,
+        )  # fmt: skip
 
 
 @dataclass

@@ -22,6 +22,7 @@ from moorage_common.contracts.names import (
     BUCKET_KEYS,
     BUCKET_LIMITS,
     BUCKET_ROUTES,
+    TenantId,
     desired_key,
     route_key,
 )
@@ -102,6 +103,14 @@ class Publisher:
             self._touched |= touched
             self._awake.set()
 
+    async def put_route(self, tenant: TenantId, model: str) -> bool:
+        """Write a model's route at once, past whatever else waits. False when the bus is away: then it waits too."""
+        async with self.db.read() as session:
+            state = await ModelStates(session).one(tenant, model)
+        if state is None:
+            return False
+        return await self._writers[BUCKET_ROUTES].put(route_key(tenant, model), self._route(state))
+
     def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """What must run for as long as the registry does, by name."""
         writers = {f"write-{bucket}": writer.run for bucket, writer in self._writers.items()}
@@ -149,8 +158,8 @@ class Publisher:
         if state is None:
             return []
         return [
-            (BUCKET_DESIRED, desired_key(self.cluster, tenant, name), self._desired(state)),
             (BUCKET_ROUTES, route_key(tenant, name), self._route(state)),
+            (BUCKET_DESIRED, desired_key(self.cluster, tenant, name), self._desired(state)),
         ]
 
     async def _mark_validating(self, touched: Touched, entries: list[tuple[str, str, Versioned]]) -> None:

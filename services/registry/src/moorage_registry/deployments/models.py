@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moorage_common.contracts.desired import Isolation, ReplicaStatus, SchedulingClass
 from moorage_common.contracts.names import Name
+from moorage_common.contracts.rollouts import FeedbackPolicy, RolloutPolicy
 from moorage_common.contracts.routes import Arm, FeatureJoin, Role
 from moorage_registry.deployments.resources import ResourcesSpec
 from moorage_registry.instants import Instant
@@ -117,7 +118,8 @@ class StickinessSpec(Stickiness):
 class DeploymentSpec(_Strict):
     """Body of `PUT /v1/deployments/{model}`. Without `traffic`, the traffic stays as it is.
 
-    `stickiness` and `rings` stay too unless given; null and [] end them.
+    `stickiness` and `rings` stay too unless given; null and [] end them. `policy` is what rollouts of the deployment go
+    by unless they name another; `feedback` has answers kept for labels.
     """
 
     versions: list[VersionSpec] = Field(min_length=1, max_length=VERSIONS_MAX)
@@ -126,6 +128,8 @@ class DeploymentSpec(_Strict):
     rings: list[RingArmSpec] | None = Field(default=None, max_length=RINGS_MAX)
     features: FeaturesSpec | None = None
     deadline_ms: int = Field(default=30_000, ge=1, le=600_000)
+    policy: RolloutPolicy | None = None
+    feedback: FeedbackPolicy | None = None
 
 
 class PlacedVersion(VersionSpec):
@@ -140,6 +144,8 @@ class Revision(BaseModel):
     versions: list[PlacedVersion]
     features: FeaturesSpec | None = None
     deadline_ms: int = 30_000
+    policy: RolloutPolicy | None = None
+    feedback: FeedbackPolicy | None = None
 
     def numbers(self) -> list[int]:
         return [v.version for v in self.versions]
@@ -173,6 +179,8 @@ class Deployment(BaseModel):
     versions: list[PlacedVersion]
     features: FeaturesSpec | None
     deadline_ms: int
+    policy: RolloutPolicy | None
+    feedback: FeedbackPolicy | None
     traffic: Traffic
     created_at: Instant
     updated_at: Instant

@@ -46,7 +46,13 @@ def settle(spec: DeploymentSpec, model: str, states: Mapping[int, str]) -> Revis
     if len(set(numbers)) != len(numbers):
         raise Unprocessable(f"a version is named twice: {numbers}", code="version_named_twice")
     versions.sort(key=lambda v: v.version)
-    return Revision(versions=versions, features=spec.features, deadline_ms=spec.deadline_ms)
+    return Revision(
+        versions=versions,
+        features=spec.features,
+        deadline_ms=spec.deadline_ms,
+        policy=spec.policy,
+        feedback=spec.feedback,
+    )
 
 
 def settle_arms(arms: Sequence[ArmSpec], model: str, states: Mapping[int, str], held: Sequence[int]) -> list[Arm]:

@@ -27,6 +27,7 @@ from moorage_registry.deployments.resources import most_milli
 from moorage_registry.deployments.sharing import Sharing
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow
 from moorage_registry.rings.repository import RingRepository
+from moorage_registry.rollouts.repository import RolloutRepository
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.tenants.service import limits_of
 from moorage_registry.tenants.tables import TenantRow
@@ -80,6 +81,8 @@ class DeploymentReader:
             versions=revision.versions,
             features=revision.features,
             deadline_ms=revision.deadline_ms,
+            policy=revision.policy,
+            feedback=revision.feedback,
             traffic=traffic_of(await rows.traffic(self.tenant, row.model)),
             created_at=row.created_at,
             updated_at=row.updated_at,
@@ -125,12 +128,7 @@ class Planner:
         versions = await catalog.versions(self.tenant, model)
         states = {v.number: v.state for v in versions}
         after = plan.settle(spec, model, states)
-        formats = {v.number: v.format for v in versions if v.number in after.numbers()}
-        await check_allowed(self.session, self.tenant, formats.values())
-        check_isolation(formats, {v.version: v.isolation for v in after.versions})
-        _check_pooled(after.versions)
-        _check_features(after.features, [v for v in versions if v.number in after.numbers()])
-        await self._check_quota(tenant, model, after)
+        await self.check(tenant, model, versions, after)
         row = await rows.get(self.tenant, model)
         traffic = await rows.traffic(self.tenant, model) if row is not None else None
         before = await rows.revision(self.tenant, row) if row is not None and not row.deleted else None
@@ -145,6 +143,18 @@ class Planner:
         if not asked.rings:
             return set()
         return {row.name for row in await RingRepository(self.session).all(self.tenant)}
+
+    async def check(
+        self, tenant: TenantRow | None, model: str, versions: Sequence[VersionRow], after: Revision
+    ) -> None:
+        """Whether the tenant may have `after`, of the model's `versions`. Raises Unprocessable, Forbidden."""
+        held = [v for v in versions if v.number in after.numbers()]
+        formats = {v.number: v.format for v in held}
+        await check_allowed(self.session, self.tenant, formats.values())
+        check_isolation(formats, {v.version: v.isolation for v in after.versions})
+        _check_pooled(after.versions)
+        _check_features(after.features, held)
+        await self._check_quota(tenant, model, after)
 
     async def _check_quota(self, tenant: TenantRow | None, model: str, after: Revision) -> None:
         """Raises Unprocessable when the most that the tenant's deployments may run is more than its share."""
@@ -184,7 +194,10 @@ def _check_owner(
 
 
 def _owned(model: str, owner: str) -> Conflict:
-    message = f"{owner} of {model} owns the traffic while it runs; abort it first, or wait until it is done"
+    message = (
+        f"{owner} of {model} owns the traffic while it runs; wait until it is done, or end it with "
+        f"`moorage rollout abort {model}`"
+    )
     return Conflict(message, code="traffic_owned")
 
 
@@ -220,11 +233,12 @@ class DeploymentService:
             row = self._first_rows(model)
             await self._rows.flush()
         if planned.before != planned.after:
-            await self._new_revision(row, planned.after, changes)
+            await self.new_revision(row, planned.after, changes)
         traffic = await self._rows.traffic(self.work.tenant, model)
         if planned.sharing_before != planned.sharing_after:
-            self._share(traffic, planned.sharing_after)
+            self.share(traffic, planned.sharing_after)
         if changes or planned.sharing_before != planned.sharing_after:
+            await RolloutRepository(self.work.session).forget_leaving(self.work.tenant, model)
             planned.owner.revision += 1
             self.work.touch("model", model)
         await self._rows.flush()
@@ -253,7 +267,7 @@ class DeploymentService:
         before = sharing.sharing_of(traffic)
         becomes = sharing.settle(change, model, versions, revision, before, known=rings)
         if becomes != before:
-            self._share(traffic, becomes)
+            self.share(traffic, becomes)
             owner.revision += 1
             self.work.touch("model", model)
         return traffic_of(traffic)
@@ -266,6 +280,7 @@ class DeploymentService:
         traffic = await self._rows.traffic(self.work.tenant, model)
         if traffic.owner != plan.MANUAL:
             raise _owned(model, traffic.owner)
+        await RolloutRepository(self.work.session).forget_leaving(self.work.tenant, model)
         row.deleted = True
         row.updated_at = self.work.now
         sharing.write(traffic, Sharing())
@@ -281,7 +296,8 @@ class DeploymentService:
         self._rows.add(self.work.tenant, traffic)
         return row
 
-    async def _new_revision(self, row: DeploymentRow, after: Revision, changes: list[Change]) -> None:
+    async def new_revision(self, row: DeploymentRow, after: Revision, changes: list[Change]) -> None:
+        """Make the deployment `after`, which nobody has checked here. The caller has the model published."""
         work = self.work
         row.revision += 1
         row.deleted = False
@@ -298,7 +314,8 @@ class DeploymentService:
         subject = f"deployments/{row.model}"
         work.happened("deployment.changed", subject, row.revision, revision=row.revision, changed=paths)
 
-    def _share(self, traffic: TrafficRow, becomes: Sharing) -> None:
+    def share(self, traffic: TrafficRow, becomes: Sharing) -> None:
+        """Let the traffic be so, which nobody has checked here. The caller has the model published."""
         sharing.write(traffic, becomes)
         sticky = sharing.stickiness_of(becomes.sticky).model_dump() if becomes.sticky is not None else None
         self.work.happened(

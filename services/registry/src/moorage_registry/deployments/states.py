@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.contracts.names import TenantId
@@ -14,6 +14,8 @@ from moorage_registry.deployments.sharing import Sharing, route_rings, sharing_o
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow
 from moorage_registry.deployments.views import ModelState
 from moorage_registry.rings.tables import RingRow
+from moorage_registry.rollouts.overlay import overlay_of
+from moorage_registry.rollouts.tables import RolloutRow
 
 Row = TypeVar("Row", VersionRow, DeploymentRow, TrafficRow)
 
@@ -43,6 +45,7 @@ class ModelStates:
         deployed = await self._deployed(tenant, model)
         traffic = {(row.tenant, row.model): row for row in await self._rows(TrafficRow, tenant, model)}
         rings = await self._rings(tenant)
+        rollouts = await self._moving(tenant, model)
         sizes = await self._sizes(tenant)
         states = []
         for owner in owners:
@@ -61,6 +64,7 @@ class ModelStates:
                     arms=shared.arms,
                     sticky=shared.sticky,
                     rings=route_rings(told.rings, rings[owner.tenant]) if told is not None else [],
+                    rollout=overlay_of(rollouts[place]) if place in rollouts else None,
                 )
             )
         return states
@@ -70,6 +74,12 @@ class ModelStates:
         if tenant is not None:
             query = query.where(table.tenant == tenant, table.model == model)
         return list(await self.session.scalars(query))
+
+    async def _moving(self, tenant: TenantId | None, model: str | None) -> dict[tuple[str, str], RolloutRow]:
+        query = select(RolloutRow).where(or_(RolloutRow.finished_at.is_(None), RolloutRow.leaves_at.is_not(None)))
+        if tenant is not None:
+            query = query.where(RolloutRow.tenant == tenant, RolloutRow.model == model)
+        return {(row.tenant, row.model): row for row in await self.session.scalars(query)}
 
     async def _deployed(self, tenant: TenantId | None, model: str | None) -> dict[tuple[str, str], Revision]:
         query = select(RevisionRow).join(

@@ -5,17 +5,22 @@ from dataclasses import dataclass
 
 from moorage_common.contracts.desired import ArtifactRef, Desired, DesiredVersion, LoadSpec, Resources, ValidationRun
 from moorage_common.contracts.names import TenantId
-from moorage_common.contracts.routes import Arm, Route, RouteRing, RouteVersion, Sticky
+from moorage_common.contracts.rollouts import FeedbackPolicy
+from moorage_common.contracts.routes import Arm, Route, RouteFeedback, RouteRing, RouteVersion, Sticky
 from moorage_common.contracts.tensors import CODE_FORMATS, Signature
 from moorage_registry.catalog.repository import PENDING
 from moorage_registry.catalog.tables import VersionRow
 from moorage_registry.deployments.models import PlacedVersion, Revision
 from moorage_registry.deployments.plan import share_out
+from moorage_registry.rollouts.overlay import Overlay
 
 
 @dataclass(frozen=True)
 class ModelState:
-    """All that is known of a model, read in one transaction. `deployed` is None where nothing is deployed."""
+    """All that is known of a model, read in one transaction. `deployed` is None where nothing is deployed.
+
+    `rollout` is what a rollout that moves has to say about routes and replicas.
+    """
 
     tenant: TenantId
     model: str
@@ -27,6 +32,7 @@ class ModelState:
     arms: Sequence[Arm]
     sticky: Sticky | None = None
     rings: Sequence[RouteRing] = ()
+    rollout: Overlay | None = None
 
 
 def route_of(state: ModelState, cluster: str) -> Route | None:
@@ -50,8 +56,16 @@ def route_of(state: ModelState, cluster: str) -> Route | None:
         features=state.deployed.features.join() if state.deployed.features is not None else None,
         sticky=state.sticky,
         rings=[ring for ring in state.rings if ring.version in ready],
+        rollout=state.rollout.route if state.rollout is not None else None,
+        feedback=_route_feedback(state.deployed.feedback),
         cluster=cluster,
     )
+
+
+def _route_feedback(policy: FeedbackPolicy | None) -> RouteFeedback | None:
+    if policy is None:
+        return None
+    return RouteFeedback(output=policy.output, keep_bp=round(policy.keep_pct * 100))
 
 
 def _route_version(row: VersionRow) -> RouteVersion:
@@ -98,16 +112,17 @@ def _desired_version(
     state: ModelState, row: VersionRow, placed: PlacedVersion, artifact: Callable[[str], ArtifactRef]
 ) -> DesiredVersion:
     load = _load(state, row, artifact, placed.resources)
+    scaling = state.rollout.scaling(placed) if state.rollout is not None else placed.scaling
     if row.format in CODE_FORMATS:
         load = load.model_copy(update={"resources": placed.resources})
     return DesiredVersion(
         load=load,
         resources=placed.resources,
         isolation=placed.isolation,
-        min_replicas=placed.scaling.min,
-        max_replicas=placed.scaling.max,
-        target_in_flight=placed.scaling.target_in_flight,
-        idle_s=placed.scaling.idle_s,
+        min_replicas=scaling.min,
+        max_replicas=scaling.max,
+        target_in_flight=scaling.target_in_flight,
+        idle_s=scaling.idle_s,
         scheduling_class=placed.scheduling_class,
         priority=placed.priority,
         pinned=placed.pinned,

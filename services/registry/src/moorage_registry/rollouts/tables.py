@@ -15,7 +15,7 @@ class RolloutRow(Base):
     it started (the latter null where the deployment did not hold the candidate), `traffic_before` its arms and rings;
     `capacity` says what is kept running while it runs; `seq` is the number of its last log entry, `verdicts` that of
     its last verdict. `outlook` is the evidence as of an entry, and what is expected. Of a final one, `leaves_at` is
-    when the version that lost leaves the deployment; null once it has left, or stays.
+    when the version that lost leaves the deployment; null once it has. `head` is the hash of the last verdict.
     """
 
     __tablename__ = "rollouts"
@@ -41,6 +41,7 @@ class RolloutRow(Base):
     capacity: Mapped[dict[str, Any]]
     outlook: Mapped[dict[str, Any]]
     leaves_at: Mapped[float | None]
+    head: Mapped[str]
     seq: Mapped[int]
     verdicts: Mapped[int]
 

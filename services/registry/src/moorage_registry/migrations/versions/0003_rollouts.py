@@ -53,6 +53,7 @@ def _rollouts() -> None:
         sa.Column("capacity", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("outlook", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("leaves_at", sa.Double(), nullable=True),
+        sa.Column("head", sa.String(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("verdicts", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["tenant", "model"], ["models.tenant", "models.name"], name="fk_rollouts_model"),

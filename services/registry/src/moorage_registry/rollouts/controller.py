@@ -1,0 +1,248 @@
+"""What moves rollouts: of all registries the one that holds the lease reads the routers' batches and looks each second.
+
+A batch is judged as it comes, and one that carries a signal over its threshold is acted on at once. All that is known
+is in rows: who takes over folds them again, reads the stream from its start, and goes on with the same bits.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from moorage_common.contracts.names import TenantId
+from moorage_common.contracts.signals import SignalBatch
+from moorage_common.db import Database
+from moorage_registry.metrics import RolloutMetrics
+from moorage_registry.rollouts.intake import Intake
+from moorage_registry.rollouts.lease import RENEW_S, LeaseLost
+from moorage_registry.rollouts.repository import RolloutRepository
+from moorage_registry.rollouts.tables import RolloutRow
+from moorage_registry.rollouts.tick import Stale, Ticks
+from moorage_registry.rollouts.watching import Watch, catch_up, load
+
+log = structlog.get_logger()
+
+LOOK_EACH_S = 1.0
+ENTRIES_KEPT_S = 30 * 86_400.0
+_PURGE_EACH_S = 3600.0
+_AT_ONCE = 4
+_EARLY_MOST = 4096
+_EARLY_S = 30.0
+
+
+@dataclass
+class Controller:
+    """Holds the rollouts of all tenants while this registry has the lease, and none otherwise."""
+
+    db: Database
+    ticks: Ticks
+    put_route: Callable[[TenantId, str], Awaitable[bool]]
+    metrics: RolloutMetrics
+    watches: dict[str, Watch] = field(default_factory=dict)
+    _early: deque[tuple[float, SignalBatch]] = field(default_factory=lambda: deque(maxlen=_EARLY_MOST))
+    _awake: asyncio.Event = field(default_factory=asyncio.Event)
+    _urgent: set[asyncio.Task[None]] = field(default_factory=set)
+    _term: int | None = None
+    _wanted: bool = False
+    intake: Intake = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.intake = Intake(self.ticks.bus, self.take)
+
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What must run for as long as the registry does, by name."""
+        return {
+            "rollouts": self.run,
+            "rollouts-lease": self._keep_lease,
+            "rollouts-signals": self.intake.run,
+            "rollouts-skew": self.ticks.skew.run,
+            "rollouts-forget": self._forget_old,
+        }
+
+    def wake(self) -> None:
+        """There is something new to look at."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Look at all rollouts each second, until cancelled."""
+        while True:
+            self._awake.clear()
+            await self._round()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EACH_S):
+                    await self._awake.wait()
+
+    async def close(self) -> None:
+        """Let another registry go on at once."""
+        self._wanted = False
+        for task in list(self._urgent):
+            task.cancel()
+        self._drop()
+        await self.ticks.lease.release()
+
+    def take(self, batch: SignalBatch) -> None:
+        """A batch from the stream, in its order."""
+        watch = self.watches.get(batch.rollout)
+        if watch is None:
+            # Of one that has just started, or is over.
+            self._early.append((self.ticks.clock(), batch))
+            self.wake()
+            return
+        missing = watch.missing
+        self.metrics.batches.labels(watch.offer(batch)).inc()
+        self.metrics.missing.inc(watch.missing - missing)
+        if watch.drain(self.ticks.clock()):
+            task = asyncio.create_task(self._look(watch))
+            self._urgent.add(task)
+            task.add_done_callback(self._urgent.discard)
+
+    async def _round(self) -> None:
+        async with self.db.read() as session:
+            rows = await RolloutRepository(session).moving()
+        running = [row for row in rows if row.finished_at is None]
+        self.metrics.running.set(len(running))
+        lease = self.ticks.lease
+        self._wanted = bool(rows)
+        if not rows:
+            self._drop()
+            await lease.release()
+            return
+        if lease.fencing is None and not await lease.keep():
+            self._drop()
+            return
+        if self._term != lease.fencing:
+            self._drop()
+            self._term = lease.fencing
+            log.info("rollouts are moved here", fencing=lease.fencing, rollouts=len(running))
+        self.metrics.leads.set(1)
+        await self._follow(running)
+        self.intake.wanted.set()
+        gate = asyncio.Semaphore(_AT_ONCE)
+        await asyncio.gather(*(self._look(watch, gate) for watch in list(self.watches.values())))
+        await self._end_leaving(rows)
+
+    async def _follow(self, running: Sequence[RolloutRow]) -> None:
+        """Hold those that run, as they are in the database."""
+        for gone in self.watches.keys() - {row.id for row in running}:
+            del self.watches[gone]
+        loaded = {}
+        for row in running:
+            watch = self.watches.get(row.id)
+            if watch is None:
+                async with self.db.read() as session:
+                    loaded[row.id] = await load(session, row, [])
+            elif not watch.busy and (row.seq, row.verdicts) != (watch.seq, watch.row.verdicts):
+                await self._refresh(watch)
+        # At once with what came before them, so that no later batch of a router overtakes.
+        self.watches |= loaded
+        self._take_early()
+
+    async def _refresh(self, watch: Watch) -> None:
+        """Another moved it: take in what it wrote. What was judged ahead of it is judged again, in the log's order."""
+        watch.busy = True
+        try:
+            async with self.db.read() as session:
+                row = await RolloutRepository(session).get(watch.tenant, watch.row.model, watch.row.id)
+                if row is None:
+                    return
+                if row.seq == watch.seq:
+                    watch.row = row
+                elif not watch.pending:
+                    await catch_up(session, watch, row)
+                else:
+                    ahead = [seen.entry.batch for seen in watch.pending if seen.entry.kind == "batch"]
+                    again = await load(session, row, ahead)
+                    for batch in watch.inbox:
+                        again.offer(batch)
+                    if self.watches.get(row.id) is watch:
+                        self.watches[row.id] = again
+        finally:
+            watch.busy = False
+
+    def _take_early(self) -> None:
+        """Batches that came before their rollout was known; those of none are dropped after a while."""
+        now = self.ticks.clock()
+        early, self._early = self._early, deque(maxlen=_EARLY_MOST)
+        for at, batch in early:
+            if batch.rollout in self.watches:
+                self.take(batch)
+            elif now - at < _EARLY_S:
+                self._early.append((at, batch))
+            else:
+                self.metrics.batches.labels("of_none").inc()
+
+    async def _look(self, watch: Watch, gate: asyncio.Semaphore | None = None) -> None:
+        """Tick, once more where something crossed meanwhile."""
+        async with gate or contextlib.nullcontext():
+            if watch.busy:
+                watch.again = True
+                return
+            watch.again = True
+            while watch.again and self.watches.get(watch.row.id) is watch and not watch.is_over:
+                watch.again = False
+                await self._tick(watch)
+
+    async def _tick(self, watch: Watch) -> None:
+        began = time.perf_counter()
+        watch.drain(self.ticks.clock())
+        watch.busy = True
+        try:
+            outcome = await self.ticks.look(watch)
+        except LeaseLost:
+            log.warning("another registry moves rollouts now")
+            self._drop()
+            return
+        except Stale:
+            watch.busy = False
+            await self._refresh(watch)
+            self.wake()
+            return
+        except Exception:
+            self.metrics.failures.inc()
+            log.exception("a rollout was not looked at", rollout=watch.row.id, model=watch.row.model)
+            return
+        finally:
+            watch.busy = False
+        if outcome.moved:
+            await self.put_route(watch.tenant, watch.row.model)
+        for kind in outcome.given:
+            self.metrics.verdicts.labels(kind).inc()
+            log.info("rollout", rollout=watch.row.id, model=watch.row.model, verdict=kind, reason=watch.row.reason)
+        self.metrics.look_seconds.observe(time.perf_counter() - began)
+        if watch.drain(self.ticks.clock()):
+            watch.again = True
+
+    async def _end_leaving(self, rows: Sequence[RolloutRow]) -> None:
+        now = self.ticks.clock()
+        for row in rows:
+            if row.leaves_at is not None and row.leaves_at <= now:
+                try:
+                    await self.ticks.leave(row)
+                except LeaseLost:
+                    self._drop()
+                    return
+
+    async def _keep_lease(self) -> None:
+        while True:
+            if self._wanted:
+                await self.ticks.lease.keep()
+            await asyncio.sleep(RENEW_S)
+
+    async def _forget_old(self) -> None:
+        """Each hour, drop what rollouts saw that ended more than 30 days ago."""
+        while True:
+            async with self.db.write() as session:
+                await RolloutRepository(session).purge(self.ticks.clock() - ENTRIES_KEPT_S)
+            await asyncio.sleep(_PURGE_EACH_S)
+
+    def _drop(self) -> None:
+        """Hold nothing: another moves rollouts, or there are none."""
+        self.metrics.leads.set(0)
+        self.intake.wanted.clear()
+        self.intake.restart()
+        self.watches.clear()
+        self._term = None
