@@ -51,6 +51,7 @@ check: setup ## Lint, types and import rules
 bench: setup ## Measure what docs/benchmarks.md claims (an hour and a half; makes environments for the peers)
 	$(BIN)/python bench/router.py
 	$(BIN)/python bench/connections.py
+	$(BIN)/python bench/rollout_overhead.py
 	$(BIN)/python bench/fuzz_codec.py
 	$(BIN)/python bench/dataplane.py
 	$(BIN)/python bench/gpu_fairness.py
