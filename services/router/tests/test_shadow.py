@@ -57,7 +57,12 @@ async def told(_host: FramedHost, call: Call, writer: asyncio.StreamWriter) -> b
 async def shadowed(
     router: RunningRouter, desired: Desired, framed: FramedHost, other: FramedHost | None, route: Route | None = None
 ) -> Any:
-    """A key for a model that `framed` serves as version 1, and whose requests `other` gets copies of, as version 2."""
+    """A key for a model that `framed` serves as version 1, and whose requests `other` gets copies of, as version 2.
+
+    The machine of the tests may be busy: that the loop is late is no reason here to leave copies out.
+    """
+    room = deps_of(router).shadows.room
+    room._every_s, room._calm_at = 60, 0.0
     key = await desired.key()
     await desired.limits(requests_per_s=100_000, burst=100_000, max_concurrent=1000)
     await desired.put(names.BUCKET_ROUTES, "demo.m", route or route_of(STABLE, SHADOW))
@@ -82,7 +87,7 @@ def series(router: RunningRouter, name: str, **labels: str) -> float:
 
 
 async def asked_until(router: RunningRouter, key: Any, enough: Any, **fields: Any) -> list[Any]:
-    """Ask until `enough` holds: on a busy machine copies are left out."""
+    """Ask until `enough` holds; every answer."""
     answers = []
     async with asyncio.timeout(20):
         while not enough():
@@ -119,7 +124,7 @@ async def test_copies_are_on_no_bill_and_in_no_quota(
     await until(lambda: deps_of(router).limits.tenants["demo"].limits.burst == 40, "the limits")
     statuses = [(await router.infer(key)).status_code for _ in range(30)]
     assert set(statuses) == {200}, "copies take no token"
-    await until(lambda: other.calls and not deps_of(router).shadows.room.copies, "the copies")
+    await until(lambda: len(other.calls) == 30, "the copies")
     js = desired.bus.jetstream()
     rows: list[dict[str, Any]] = []
     async with asyncio.timeout(15):

@@ -203,9 +203,12 @@ class Copies:
         served = original.judged.begin(attempt.served.number, client, STRATUM)
         if served is None:
             return None
-        reply = attempt.reply
-        state, output = ("ok", None) if reply is None else (reply.state, reply.output)
-        served.done(status, attempt.took_us, attempt.host, state, output)
+        reply, took_us = attempt.reply, attempt.took_us
+        if reply is None:
+            served.done(status, took_us, attempt.host, "ok", None)
+        else:
+            took_us = reply.busy_us if status == 200 else took_us
+            served.done(status, took_us, attempt.host, reply.state, reply.output)
         return original.judged.begin(mirror.served.number, client, STRATUM)
 
     async def _make(self, mirror: Mirror, status: int, attempt: Attempt, mark: Mark | None) -> None:
@@ -221,7 +224,7 @@ class Copies:
             if mark is not None:
                 mark.done(copied.status, copied.took_us, copied.host, copied.state, output)
         if copied.status == 200 and status == 200 and attempt.reply is not None:
-            series.both(attempt.reply.output, output, attempt.took_us, copied.took_us)
+            series.both(attempt.reply.output, output, attempt.reply.busy_us, copied.took_us)
             if mirror.is_pair and output is not None:
                 self._shadows.outputs.other(self._original.request_id, target.number, output)
 
@@ -242,15 +245,18 @@ class Copies:
         target.replicas.in_flight += 1
         target.replicas.requests += 1
         try:
-            copied.take(await host.ask(outgoing, deadline))
+            reply = await host.ask(outgoing, deadline)
         except ConnectFailed:
             copied.host = None
         except AnswerLost:
             copied.outcome, copied.status = "lost", 502
         except Overdue:
             copied.outcome, copied.status = "late", 504
+        else:
+            copied.take(reply)
         finally:
-            copied.took_us = int((time.monotonic() - started) * 1_000_000)
+            if copied.status != 200:
+                copied.took_us = int((time.monotonic() - started) * 1_000_000)
             host.in_flight -= 1
             target.replicas.in_flight -= 1
 
@@ -271,7 +277,11 @@ class Copies:
 
 @dataclass(slots=True)
 class Copied:
-    """What became of a copy. Without a host nobody worked on it, so it says nothing of the version."""
+    """What became of a copy. Without a host nobody worked on it, so it says nothing of the version.
+
+    `took_us` is in the model where it was answered with 200: a copy is made while the router still deals with the
+    answer before it, so that times seen from here would differ between equal versions.
+    """
 
     outcome: str = "unsent"
     status: int = 499
@@ -288,3 +298,4 @@ class Copied:
             return
         self.outcome = "ok" if reply.status == 200 else "error"
         self.status, self.state, self.output = reply.status, reply.state, reply.output
+        self.took_us = reply.busy_us

@@ -16,7 +16,7 @@ class ShadowSeries:
         by_outcome: `ok`, `error` (another status), `late`, `lost`, or `unsent` (no host took it, or it lacks features).
         shed: copies not made, by reason.
         agreed: by `yes`, `no` and `unknown` (an output without a class or a number), of those both answered.
-        own_us: microseconds its replicas took for those both answered; `served_us`: what those of the caller took.
+        own_us: microseconds in the model for those both answered; `served_us`: in the version that the caller got.
     """
 
     __slots__ = ("agreed", "by_outcome", "labels", "own_us", "served_us", "shed")
@@ -68,7 +68,7 @@ class ShadowTable:
             "moorage_router_shadow_compared", "Copies whose caller was answered too.", labels=[*names, "agrees"]
         )
         took = CounterMetricFamily(
-            "moorage_router_shadow_seconds", "At replicas, of those compared.", labels=[*names, "of"]
+            "moorage_router_shadow_seconds", "In the models, of those compared.", labels=[*names, "of"]
         )
         for one in self._held.values():
             for family, counts in ((sent, one.by_outcome), (shed, one.shed), (agreed, one.agreed)):
