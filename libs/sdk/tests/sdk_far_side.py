@@ -100,6 +100,8 @@ class FarSide:
                 raise Refusal(status, "no", {"moorage-error": "refused", **more})
             if path.endswith("/infer"):
                 encoded = self._infer(headers, body)
+            elif path.endswith("/feedback"):
+                encoded = self._feedback(body)
             else:
                 found = {"name": "double", "ready": True} if path.endswith("/ready") else self._metadata()
                 encoded = Encoded(json.dumps(found).encode(), {"content-type": "application/json"})
@@ -109,6 +111,17 @@ class FarSide:
         if headers.get("accept-encoding") == "gzip":
             return 200, {**encoded.headers, "content-encoding": "gzip"}, gzip.compress(encoded.body)
         return 200, encoded.headers, encoded.body
+
+    def _feedback(self, body: bytes) -> Encoded:
+        """Ids that begin with `bad` are refused."""
+        said = json.loads(body)
+        items = said.get("feedback", [said])
+        bad = [(index, item["id"]) for index, item in enumerate(items) if item["id"].startswith("bad")]
+        if len(bad) == len(items):
+            raise Refusal(422, "no label was taken", {"moorage-error": "feedback_refused"})
+        refused = [{"index": index, "id": name, "code": "id_unknown", "error": "no such"} for index, name in bad]
+        answer = {"accepted": len(items) - len(bad), "refused": refused}
+        return Encoded(json.dumps(answer).encode(), {"content-type": "application/json"})
 
     def _infer(self, headers: Mapping[str, str], body: bytes) -> Encoded:
         if headers.get("content-encoding") == "gzip":

@@ -15,7 +15,7 @@ from moorage_sdk.errors import SdkError
 
 COMMANDS = ("login", "push", "deploy", "apply", "models", "versions", "traffic", "infer", "bench", "status", "usage",
             "events", "logs", "whoami", "up", "keys", "tenants", "explain", "gpus",
-            "defragment", "nodes", "quota", "scheduler", "rollout")  # fmt: skip
+            "defragment", "nodes", "quota", "scheduler", "rollout", "feedback")  # fmt: skip
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("MOORAGE_")}
 
 

@@ -17,7 +17,6 @@ from moorage_common.contracts.names import STREAM_FEEDBACK, STREAM_OUTPUTS, feed
 from moorage_common.contracts.request_id import new_ulid
 from moorage_common.db import Database
 from moorage_common.testing.servers import Server
-from moorage_registry.deployments.tables import RevisionRow
 from moorage_registry.feedback.intake import LABELS_LONGER_S, FeedbackIntake
 from moorage_registry.feedback.tables import FeedbackCountRow, LabelRow, OutputRow
 from moorage_registry.testing import Caller, Platform, eventually
@@ -91,12 +90,10 @@ async def until_settled(db: Database, tenant: str, count: int) -> dict[str, Labe
     return rows
 
 
-async def deploy(caller: Caller, platform: Platform, feedback: dict[str, Any] | None = None) -> None:
+async def deploy(caller: Caller, feedback: dict[str, Any] | None = None) -> None:
     version = await caller.push("digits", secrets.token_bytes(8))
-    await caller.ok("PUT", "/v1/deployments/digits", json={"versions": [{"version": version["version"]}]})
-    async with platform.registry.db.write() as session:
-        row = await session.get_one(RevisionRow, (caller.tenant, "digits", 1))
-        row.spec = {**row.spec, "feedback": feedback}
+    spec = {"versions": [{"version": version["version"]}], "feedback": feedback}
+    await caller.ok("PUT", "/v1/deployments/digits", json=spec)
 
 
 async def test_over_the_bus_labels_and_answers_meet_whichever_comes_first_and_each_counts_once(
@@ -166,7 +163,7 @@ async def test_what_a_caller_found_itself_settles_at_once_and_a_copys_answer_is_
 
 
 async def test_labels_are_compared_as_the_deployment_says(platform: Platform, demo: Caller) -> None:
-    await deploy(demo, platform, {"tolerance": 0.5, "kind": "number", "keep_for_s": 100.0})
+    await deploy(demo, {"tolerance": 0.5, "kind": "number", "keep_for_s": 100.0})
     intake, db = an_intake(platform), platform.registry.db
     near, far, early = (new_ulid() for _ in range(3))
     await intake.take_labels([label(demo.tenant, early, 9)])
@@ -183,7 +180,7 @@ async def test_labels_are_compared_as_the_deployment_says(platform: Platform, de
 
 
 async def test_a_deployment_tells_accuracy_by_version_delays_and_what_waits(platform: Platform, demo: Caller) -> None:
-    await deploy(demo, platform)
+    await deploy(demo)
     nothing = await demo.ok("GET", "/v1/deployments/digits/feedback")
     assert (nothing["outputs"], nothing["settled"], nothing["versions"], nothing["delay_s"]) == (0, 0, [], None)
     assert nothing["policy"] is None
@@ -208,7 +205,7 @@ async def test_a_deployment_tells_accuracy_by_version_delays_and_what_waits(plat
 
 async def test_another_tenants_labels_and_answers_are_its_own(platform: Platform, demo: Caller) -> None:
     other, ulid, intake = await platform.tenant(), new_ulid(), an_intake(platform)
-    await deploy(demo, platform)
+    await deploy(demo)
     await intake.take_outputs([answer(demo.tenant, ulid, YES), answer(other.tenant, ulid, NO)])
     await intake.take_labels([label(demo.tenant, ulid), label(other.tenant, ulid)])
     wrong = [(await labels_of(platform.registry.db, t))[ulid].wrong for t in (demo.tenant, other.tenant)]
@@ -274,7 +271,7 @@ async def test_nothing_is_lost_when_the_bus_was_killed_and_the_intake_goes_on_wh
 
 
 async def test_answers_go_when_their_horizon_has_passed_and_labels_long_after(platform: Platform, demo: Caller) -> None:
-    await deploy(demo, platform, {"keep_for_s": 100.0})
+    await deploy(demo, {"keep_for_s": 100.0})
     db, start = platform.registry.db, 1_000_000.0
     old, new, waits = new_ulid(), new_ulid(), new_ulid()
     await an_intake(platform).take_outputs(

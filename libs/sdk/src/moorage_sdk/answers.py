@@ -6,6 +6,7 @@ from pydantic import Field
 
 from moorage_common.contracts.desired import ReplicaStatus
 from moorage_common.contracts.model import Contract
+from moorage_common.contracts.rollouts import FeedbackPolicy
 from moorage_common.contracts.tensors import Format, Signature
 
 
@@ -55,6 +56,39 @@ class DeploymentStatus(Contract):
     replicas: list[ReplicaStatus] = []
     ready: dict[int, int] = {}
     url: str = ""
+
+
+class VersionLabels(Contract):
+    """What the recent labels say of one version. `pairs`: answers to copies of another version's requests."""
+
+    version: int
+    labels: int
+    wrong: int
+    accuracy: float | None = None
+    mean_loss: float | None = None
+    pairs: int = 0
+
+
+class LabelDelay(Contract):
+    """Seconds from a request to its label."""
+
+    p50: float
+    p90: float
+
+
+class FeedbackStatus(Contract):
+    """Labels of a deployment: how many came, wait for their answer or have lost it, and what the last `recent` say."""
+
+    model: str
+    policy: FeedbackPolicy | None = None
+    outputs: int
+    labels: int
+    settled: int
+    waiting: int
+    lost: int
+    recent: int
+    versions: list[VersionLabels] = []
+    delay_s: LabelDelay | None = None
 
 
 class Change(Contract):

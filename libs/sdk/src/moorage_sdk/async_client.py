@@ -1,10 +1,13 @@
-"""The client for asyncio: inference and readiness."""
+"""The client for asyncio: inference, labels and readiness."""
 
 import asyncio
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from moorage_sdk.answer import Answer
 from moorage_sdk.errors import MoorageApiError, WaitTimedOut
+from moorage_sdk.feedback import FeedbackTaken, Label, feedback_calls, together
 from moorage_sdk.profiles import resolve
 from moorage_sdk.protocol import (
     NOTHING_KNOWN,
@@ -75,6 +78,22 @@ class AsyncClient:
                 self._known.pop(model_path(name, version), None)
             raise
         return read_answer(reply, inputs, known, options)
+
+    async def feedback(
+        self,
+        name: str,
+        answers: str | Answer | Label | Iterable[Label],
+        *,
+        label: str | float | bool | None = None,
+        correct: bool | None = None,
+        loss: float | None = None,
+        timeout_s: float | None = None,
+    ) -> FeedbackTaken:
+        """As `Client.feedback`."""
+        taken = FeedbackTaken()
+        for one in feedback_calls(name, answers, {"label": label, "correct": correct, "loss": loss}, timeout_s):
+            taken = together(taken, one.read(await self._router.send(one.call)))
+        return taken
 
     async def metadata(self, name: str, version: int | None = None) -> Metadata:
         """What a model takes and gives; asked once, by the first of many calls at once."""

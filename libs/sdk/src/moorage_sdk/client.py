@@ -1,16 +1,18 @@
 """The client: push, deploy, call and look at what runs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from moorage_common.contracts.desired import Isolation
 from moorage_common.contracts.events import CloudEvent
 from moorage_sdk import applying
+from moorage_sdk.answer import Answer
 from moorage_sdk.answers import Change, Traffic, Version
 from moorage_sdk.deploying import Endpoint, wait_until_ready, with_version
 from moorage_sdk.errors import MoorageApiError, NotConfigured
+from moorage_sdk.feedback import FeedbackTaken, Label, feedback_calls, together
 from moorage_sdk.inference import Inference
 from moorage_sdk.manifest import Manifest
 from moorage_sdk.profiles import Profile, resolve
@@ -260,6 +262,36 @@ class Client:
                 time has the status 0 and the code `timed_out`.
         """
         return self._inference.infer(name, inputs, **options)
+
+    def feedback(
+        self,
+        name: str,
+        answers: str | Answer | Label | Iterable[Label],
+        *,
+        label: str | float | bool | None = None,
+        correct: bool | None = None,
+        loss: float | None = None,
+        timeout_s: float | None = None,
+    ) -> FeedbackTaken:
+        """Tell what was right, at once or days later. An answer has one label, the first; sending again is harmless.
+
+        Args:
+            name: the model.
+            answers: an `Answer` or its request id, with one of the three below; or several, each a mapping of `id` and
+                `label`, `correct` or `loss` (a DataFrame has them as columns), sent 1,000 at a time.
+            label: the truth, compared with the answer that was kept.
+            correct: whether the answer was right, as you found yourself.
+            loss: how far off it was, as you found yourself.
+            timeout_s: for each call, waits and further attempts included.
+
+        Raises:
+            SdkError: no label, or one of no form.
+            MoorageApiError: none of a call's labels was taken (422), or the bus is away (503).
+        """
+        taken = FeedbackTaken()
+        for one in feedback_calls(name, answers, {"label": label, "correct": correct, "loss": loss}, timeout_s):
+            taken = together(taken, one.read(self._to_router.send(one.call)))
+        return taken
 
     def usage(self, *, by: str = "model,version", start: str | None = None, end: str | None = None) -> dict[str, Any]:
         """`{rows, total}`: requests, errors, rows, bytes and busy time, grouped by model, version, key or hour."""

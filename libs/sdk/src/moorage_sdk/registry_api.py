@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from moorage_common.contracts.answers import Defragmented, Explanation, Nodes, Shares
 from moorage_common.contracts.events import CloudEvent
-from moorage_sdk.answers import Change, DeploymentStatus, Traffic, Version
+from moorage_sdk.answers import Change, DeploymentStatus, FeedbackStatus, Traffic, Version
 from moorage_sdk.errors import MoorageApiError
 from moorage_sdk.spec import Json
 from moorage_sdk.transport import TIMEOUT_S, Transport
@@ -136,6 +136,10 @@ class RegistryApi:
     def explain(self, model: str) -> Explanation:
         """Why the model's replicas are where they are, or wait, and what would make them fit."""
         return Explanation.model_validate(self._http.json("GET", f"/v1/deployments/{_part(model)}/explain"))
+
+    def feedback(self, model: str) -> FeedbackStatus:
+        """What labels say of the model's versions."""
+        return FeedbackStatus.model_validate(self._http.json("GET", f"/v1/deployments/{_part(model)}/feedback"))
 
     # nodes and shares
 

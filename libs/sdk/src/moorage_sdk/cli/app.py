@@ -9,6 +9,7 @@ from moorage_sdk.cli import (
     bench,
     catalog,
     deployments,
+    feedback,
     gpus,
     inference,
     keys,
@@ -59,6 +60,7 @@ app.command()(deployments.logs)
 app.add_typer(rollouts.app, name="rollout")
 app.command()(gpus.explain)
 app.command()(inference.infer)
+app.command()(feedback.feedback)
 app.command()(bench.bench)
 app.command()(ledger.usage)
 app.command()(ledger.events)
