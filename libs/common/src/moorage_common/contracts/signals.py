@@ -12,7 +12,8 @@ from moorage_common.contracts.model import Contract
 
 BATCH_REQUESTS = 500
 BATCH_S = 1.0
-BUCKET_RATIO = 1.02
+BUCKET_RATIO = 1.05 ** (1 / 3)
+"""So that the least difference of latencies that counts, 5 %, is three buckets exactly."""
 SAMPLED = 100
 """Predictions of one version in one batch, at most."""
 CLASSES = 64
@@ -26,7 +27,7 @@ _LOG_RATIO = math.log(BUCKET_RATIO)
 
 
 def bucket_of(us: float) -> int:
-    """The log bucket of a latency in microseconds: bucket k holds [1.02^k, 1.02^(k+1))."""
+    """The log bucket of a latency in microseconds: bucket k holds [1.05^(k/3), 1.05^((k+1)/3))."""
     return int(math.log(us) / _LOG_RATIO) if us > 1 else 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from moorage_common.contracts.signals import SignalBatch
 from moorage_registry.rollouts.judge.share import Counts
 
-LEAST = 32
+LEAST = 20
 MOST_OPEN = 256
 
 Factor = Mapping[str, Counts]

@@ -9,7 +9,7 @@ from moorage_registry.rollouts.entries import Label
 from moorage_registry.rollouts.judge import sentences
 from moorage_registry.rollouts.judge.arith import threshold
 from moorage_registry.rollouts.judge.bins import Bins, Recent
-from moorage_registry.rollouts.judge.blocks import LEAST, Factor
+from moorage_registry.rollouts.judge.blocks import Factor
 from moorage_registry.rollouts.judge.drift import DriftSignal, collapse
 from moorage_registry.rollouts.judge.evidence import Failure, SafetyEvidence, SignalEvidence
 from moorage_registry.rollouts.judge.quality import Losses, QualitySignal, is_wrong, of_pair
@@ -18,6 +18,8 @@ from moorage_registry.rollouts.judge.share import Counts
 
 CANDIDATES_LAST = 300
 """Predictions of the candidate in which a collapse is looked for."""
+LABELS = 32
+"""So many labels are one factor: by count, never by which version they are of."""
 
 
 class WatchedDrift:
@@ -97,7 +99,7 @@ class WatchedDrift:
 
 
 class WatchedQuality:
-    """The signal `quality`. Labels are compared `LEAST` at a time, in the order in which they settled."""
+    """The signal `quality`. Labels are compared `LABELS` at a time, in the order in which they settled."""
 
     def __init__(self, policy: RolloutPolicy, stable: int, candidate: int) -> None:
         self._policy = policy.quality
@@ -175,7 +177,7 @@ class WatchedQuality:
         version = 0 if label.version == self._candidate else 1
         open_one[version] += 1
         open_one[version + 2] += wrong
-        if open_one[0] + open_one[1] < LEAST:
+        if open_one[0] + open_one[1] < LABELS:
             return False
         self._close([label.stratum])
         return True
