@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
-from moorage_common.contracts.routes import Route
+from moorage_common.contracts.routes import Arm, Route
 from moorage_registry.catalog.tables import VersionRow
+from moorage_registry.deployments.shadows import shadows_of
 from moorage_registry.deployments.states import ModelStates
 from moorage_registry.deployments.tables import TrafficRow
 from moorage_registry.deployments.views import route_of
@@ -170,6 +172,39 @@ async def test_while_a_rollout_owns_the_traffic_nobody_changes_rings_or_what_it_
         assert await refused(demo, "PUT", PATH, body) == (409, "traffic_owned")
     assert await refused(demo, "PUT", TRAFFIC, {"arms": HALVES, "stickiness": None}) == (409, "traffic_owned")
     await demo.ok("PUT", PATH, json={**spec, "stickiness": BY_USER, "deadline_ms": 500})
+
+
+async def test_what_became_of_copies_is_summed_over_routers(demo: Caller) -> None:
+    shadow = {"version": 2, "weight": 5, "role": "shadow"}
+    await deployed(demo, traffic=[{"version": 1, "weight": 100}, shadow])
+    (told,) = (await demo.ok("GET", f"{PATH}/shadows"))["shadows"]
+    assert (told["version"], told["weight_bp"], told["outcomes"], told["model_ms"]) == (2, 500, {}, None)
+    families = [
+        family for router in ("r1", "r2") for family in text_string_to_metric_families(SERIES.replace("ROUTER", router))
+    ]
+    arms = [Arm(arm="v2", version=2, weight_bp=500, role="shadow")]
+    (found,) = shadows_of("digits", arms, families)
+    assert found.outcomes == {"late": 2, "ok": 20}
+    assert found.shed == {"busy": 6}
+    assert (found.agreed, found.disagreed, found.not_compared) == (16, 4, 0)
+    assert (found.model_ms, found.served_model_ms) == (pytest.approx(200), pytest.approx(100))
+
+
+SERIES = """
+# TYPE moorage_router_shadow_requests_total counter
+moorage_router_shadow_requests_total{tenant="t",model="digits",version="2",outcome="ok",router="ROUTER"} 10.0
+moorage_router_shadow_requests_total{tenant="t",model="digits",version="2",outcome="late",router="ROUTER"} 1.0
+moorage_router_shadow_requests_total{tenant="t",model="other",version="3",outcome="ok",router="ROUTER"} 10.0
+moorage_router_shadow_requests_total{tenant="t",model="digits",version="__overflow__",outcome="ok",router="ROUTER"} 1.0
+# TYPE moorage_router_shadow_shed_total counter
+moorage_router_shadow_shed_total{tenant="t",model="digits",version="2",reason="busy",router="ROUTER"} 3.0
+# TYPE moorage_router_shadow_compared_total counter
+moorage_router_shadow_compared_total{tenant="t",model="digits",version="2",agrees="yes",router="ROUTER"} 8.0
+moorage_router_shadow_compared_total{tenant="t",model="digits",version="2",agrees="no",router="ROUTER"} 2.0
+# TYPE moorage_router_shadow_seconds_total counter
+moorage_router_shadow_seconds_total{tenant="t",model="digits",version="2",of="shadow",router="ROUTER"} 2.0
+moorage_router_shadow_seconds_total{tenant="t",model="digits",version="2",of="served",router="ROUTER"} 1.0
+"""
 
 
 # -- rings

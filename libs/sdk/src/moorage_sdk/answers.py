@@ -40,14 +40,59 @@ class TrafficArm(Contract):
     version: int
     weight_bp: int
     role: Literal["stable", "candidate", "shadow"] = "stable"
+    copies_to_code: bool = False
+
+
+class Stickiness(Contract):
+    """What of a request keeps it at one version: a header, or the first row of an input (`entity`)."""
+
+    by: Literal["header", "entity"]
+    name: str
+
+
+class RingShare(Contract):
+    """So much of the requests of a ring's callers goes to a version; the rest goes where everybody's goes."""
+
+    ring: str
+    version: int
+    weight_bp: int
 
 
 class Traffic(Contract):
-    """How requests without a version are shared out."""
+    """How requests without a version are shared out. The weight of a shadow is the share that it gets copies of."""
 
     revision: int
     owner: str = "manual"
     arms: list[TrafficArm]
+    stickiness: Stickiness | None = None
+    rings: list[RingShare] = []
+
+
+class Shadow(Contract):
+    """Copies that a version got since the routers started: by outcome, left out by reason, and compared.
+
+    `model_ms` and `served_model_ms` are means in its model and in the one whose answer the caller got.
+    """
+
+    version: int
+    weight_bp: int
+    outcomes: dict[str, int] = {}
+    shed: dict[str, int] = {}
+    agreed: int = 0
+    disagreed: int = 0
+    not_compared: int = 0
+    model_ms: float | None = None
+    served_model_ms: float | None = None
+
+
+class Ring(Contract):
+    """A named group of callers: by values of a header, or by ids of keys. `used_by` are models."""
+
+    name: str
+    header: str = ""
+    values: list[str] = []
+    kids: list[str] = []
+    used_by: list[str] = []
 
 
 class DeploymentStatus(Contract):

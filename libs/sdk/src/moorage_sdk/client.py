@@ -21,6 +21,7 @@ from moorage_sdk.quantities import Quantity
 from moorage_sdk.registry_api import RegistryApi
 from moorage_sdk.retry import RetryPolicy
 from moorage_sdk.rollouts import Rollouts
+from moorage_sdk.sharing import TrafficChange
 from moorage_sdk.spec import Json, Placing, resources_spec, traffic_spec, version_spec
 from moorage_sdk.transport import TIMEOUT_S, Transport
 from moorage_sdk.upload import upload, wait_until_validated
@@ -240,8 +241,16 @@ class Client:
         return changes
 
     def set_traffic(self, name: str, weights: Mapping[int, float]) -> Traffic:
-        """Split the traffic by percent, such as {1: 90, 2: 10}."""
-        return self.registry.put_traffic(name, traffic_spec(weights))
+        """Split the traffic by percent, such as {1: 90, 2: 10}; what it sticks to, rings and shadows stay."""
+        return self.change_traffic(name, TrafficChange(weights=weights))
+
+    def change_traffic(self, name: str, change: TrafficChange) -> Traffic:
+        """Change what of the traffic is named, if nobody else changes it meanwhile (409).
+
+        Raises:
+            SdkError: what was written makes no sense.
+        """
+        return self.registry.put_traffic(name, **change.body(self.registry.traffic(name)))
 
     def infer(self, name: str, inputs: Any, **options: Unpack[InferOptions]) -> Any:
         """Ask a model.

@@ -1,13 +1,13 @@
 """The registry's REST interface, one method a route."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from moorage_common.contracts.answers import Defragmented, Explanation, Nodes, Shares
 from moorage_common.contracts.events import CloudEvent
-from moorage_sdk.answers import Change, DeploymentStatus, FeedbackStatus, Traffic, Version
+from moorage_sdk.answers import Change, DeploymentStatus, FeedbackStatus, Ring, Shadow, Traffic, Version
 from moorage_sdk.errors import MoorageApiError
 from moorage_sdk.spec import Json
 from moorage_sdk.transport import TIMEOUT_S, Transport
@@ -119,12 +119,31 @@ class RegistryApi:
     def traffic(self, model: str) -> Traffic:
         return Traffic.model_validate(self._http.json("GET", f"/v1/deployments/{_part(model)}/traffic"))
 
-    def put_traffic(self, model: str, arms: list[Json], revision: int | None = None) -> Traffic:
-        """Set the arms; with `revision`, only if that is still the current one (else 409)."""
-        body: Json = {"arms": arms}
-        if revision is not None:
-            body["revision"] = revision
+    def put_traffic(self, model: str, arms: list[Json], **more: Any) -> Traffic:
+        """Set the arms, and of `stickiness` and `rings` what is given; with `revision` only if that has not passed."""
+        body = {"arms": arms, **more}
         return Traffic.model_validate(self._http.json("PUT", f"/v1/deployments/{_part(model)}/traffic", json=body))
+
+    def shadows(self, model: str) -> list[Shadow]:
+        """What became of the copies that versions of the model got."""
+        found = self._http.json("GET", f"/v1/deployments/{_part(model)}/shadows")
+        return [Shadow.model_validate(row) for row in _rows(found, "shadows")]
+
+    # rings
+
+    def rings(self) -> list[Ring]:
+        return [Ring.model_validate(row) for row in _rows(self._http.json("GET", "/v1/rings"), "rings")]
+
+    def put_ring(self, name: str, *, header: str = "", values: Iterable[str] = (), kids: Iterable[str] = ()) -> Ring:
+        """Have the ring hold callers whose `header` has one of `values`, or whose key is one of `kids`."""
+        body = {"header": header, "values": list(values), "kids": list(kids)}
+        return Ring.model_validate(self._http.json("PUT", f"/v1/rings/{_part(name)}", json=body))
+
+    def delete_ring(self, name: str) -> None:
+        """409 while traffic uses it."""
+        self._http.request("DELETE", f"/v1/rings/{_part(name)}")
+
+    # what runs
 
     def status(self, model: str) -> DeploymentStatus:
         return DeploymentStatus.model_validate(self._http.json("GET", f"/v1/deployments/{_part(model)}/status"))

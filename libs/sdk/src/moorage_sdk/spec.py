@@ -126,6 +126,18 @@ def version_spec(
     }
 
 
+def basis_points(percent: float, what: str) -> int:
+    """Percent as basis points.
+
+    Raises:
+        InvalidManifest: not from 0 to 100, or finer than 0.01.
+    """
+    points = Decimal(str(percent)) * 100
+    if not points.is_finite() or not 0 <= points <= 10_000 or points != points.to_integral_value():
+        raise InvalidManifest(f"traffic: weight {percent} of {what} is not a percentage to 0.01")
+    return int(points)
+
+
 def traffic_spec(weights: Mapping[int, float] | Sequence[tuple[int | str, float]]) -> list[Json]:
     """Percent by version as arms in basis points.
 
@@ -135,10 +147,7 @@ def traffic_spec(weights: Mapping[int, float] | Sequence[tuple[int | str, float]
     pairs: Sequence[tuple[int | str, float]] = [*weights.items()] if isinstance(weights, Mapping) else weights
     arms: list[Json] = []
     for version, percent in pairs:
-        points = Decimal(str(percent)) * 100
-        if not points.is_finite() or points < 0 or points != points.to_integral_value():
-            raise InvalidManifest(f"traffic: weight {percent} of version {version} is not a percentage to 0.01")
-        arms.append({"version": version, "weight_bp": int(points)})
+        arms.append({"version": version, "weight_bp": basis_points(percent, f"version {version}")})
     if len({arm["version"] for arm in arms}) != len(arms):
         raise InvalidManifest("traffic: a version is named twice")
     total = sum(arm["weight_bp"] for arm in arms)

@@ -18,10 +18,12 @@ from moorage_sdk.cli import (
     nodes,
     platform,
     quota,
+    rings,
     rollouts,
     scheduler,
     simulate,
     tenants,
+    traffic,
 )
 from moorage_sdk.cli.context import Options
 
@@ -54,7 +56,7 @@ app.command()(catalog.models)
 app.command()(catalog.versions)
 app.command()(deployments.deploy)
 app.command("apply")(manifests.apply_manifests)
-app.command()(deployments.traffic)
+app.command()(traffic.traffic)
 app.command()(deployments.status)
 app.command()(deployments.logs)
 app.add_typer(rollouts.app, name="rollout")
@@ -66,6 +68,7 @@ app.command()(ledger.usage)
 app.command()(ledger.events)
 app.command()(gpus.gpus)
 app.command()(gpus.defragment)
+app.add_typer(rings.app, name="rings")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(quota.app, name="quota")
 app.add_typer(scheduler.app, name="scheduler")

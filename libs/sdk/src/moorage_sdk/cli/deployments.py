@@ -1,4 +1,4 @@
-"""`deploy`, `traffic`, `status` and `logs`."""
+"""`deploy`, `status` and `logs`."""
 
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -80,24 +80,6 @@ def deploy(
         print_json({"model": endpoint.name, "url": endpoint.url})
     else:
         print_line(endpoint.url)
-
-
-def traffic(
-    context: typer.Context,
-    model: ModelName,
-    weights: Annotated[
-        list[str] | None, typer.Argument(help="VERSION=PERCENT of every version, adding up to 100.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show how a model's traffic is split, or set it: moorage traffic digits 1=90 2=10."""
-    with connect(context) as client:
-        found = client.set_traffic(model, parse_weights(weights)) if weights else client.registry.traffic(model)
-    if as_json:
-        print_json(found.model_dump(mode="json"))
-        return
-    rows = [{"version": arm.version, "percent": arm.weight_bp / 100, "role": arm.role} for arm in found.arms]
-    print_rows(rows, ["version", "percent", "role"])
 
 
 def status(

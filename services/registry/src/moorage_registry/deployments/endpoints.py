@@ -13,10 +13,12 @@ from moorage_registry.deployments.models import (
     DeploymentSpec,
     DeploymentStatus,
     Logs,
+    Shadows,
     Traffic,
     TrafficChange,
 )
 from moorage_registry.deployments.service import DeploymentReader, DeploymentService, Planner
+from moorage_registry.deployments.shadows import shadows_of
 from moorage_registry.deployments.status import ready_by_version
 from moorage_registry.deps import RegistryDep
 from moorage_registry.keys.service import Principal
@@ -68,6 +70,14 @@ async def get_traffic(model: ModelName, principal: Anyone, registry: RegistryDep
 async def set_traffic(model: ModelName, body: TrafficChange, principal: Deployer, registry: RegistryDep) -> Traffic:
     async with registry.work(principal) as work:
         return await DeploymentService(work).set_traffic(model, body)
+
+
+@router.get("/{model}/shadows")
+async def get_shadows(model: ModelName, principal: Anyone, registry: RegistryDep) -> Shadows:
+    async with registry.db.read() as session:
+        traffic = await DeploymentReader(session, principal.tenant).traffic(model)
+    families = await registry.router_series.gather(principal.tenant)
+    return Shadows(shadows=shadows_of(model, traffic.arms, families))
 
 
 @router.get("/{model}/status")

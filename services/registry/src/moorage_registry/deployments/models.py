@@ -161,6 +161,28 @@ class Traffic(BaseModel):
     rings: list[RingArm]
 
 
+class Shadow(BaseModel):
+    """Copies that a version got since the routers started.
+
+    `outcomes`: ok, error (another status), late, lost, unsent; `shed`: copies not made, by reason. Of those that both
+    answered with 200: whether the first row's class or number agrees, and mean milliseconds in either model.
+    """
+
+    version: int
+    weight_bp: int
+    outcomes: dict[str, int]
+    shed: dict[str, int]
+    agreed: int
+    disagreed: int
+    not_compared: int
+    model_ms: float | None
+    served_model_ms: float | None
+
+
+class Shadows(BaseModel):
+    shadows: list[Shadow]
+
+
 class TrafficChange(_Strict):
     """Body of `PUT /v1/deployments/{model}/traffic`; with `revision`, only if that is still the current one.
 
