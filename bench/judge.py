@@ -8,6 +8,7 @@ traffic by the rules that Flagger, Argo Rollouts and Kayenta document.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -20,8 +21,9 @@ import judge_power
 import report
 from judge_plot import draw
 
+RESULT = report.RESULTS / "judge.json"
 IMAGE = Path(__file__).parents[1] / "docs/images/judge.svg"
-POWER_RUNS, OTHERS_RUNS, QUICK = 2000, 1000, 300
+POWER_RUNS, OTHERS_RUNS, QUICK = 1000, 1000, 200
 Job = tuple[str, str, Callable[..., Any], tuple[Any, ...]]
 
 
@@ -39,17 +41,20 @@ def main() -> None:
     for part, rows in done.items():
         for title, table in _tables(part, rows):
             report.table(title, table)
-    if arguments.only is None and not arguments.quick:
-        report.keep("judge", {"seconds": round(time.monotonic() - began), **done})
-        draw(done["others"], IMAGE)
+    if not arguments.quick:
+        kept = RESULT.exists() and json.loads(RESULT.read_text())
+        report.keep("judge", {**(kept or {}), **done, "machine": report.machine()})
+        if "others" in done:
+            draw(done["others"], IMAGE)
+    print(f"{time.monotonic() - began:.0f} s")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=6000, help="rollouts a cell without a change")
+    parser.add_argument("--only", choices=["null", "power", "others"], help="measure this part, keep the rest")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} rollouts everywhere")
-    parser.add_argument("--only", choices=["null", "power", "others"])
     return parser.parse_args()
 
 
@@ -57,7 +62,10 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
     runs, power, others = arguments.runs, POWER_RUNS, OTHERS_RUNS
     if arguments.quick:
         runs = power = others = QUICK
-    cells = [("null", f"{one.unit}, {one.kind}, {one.base:g}", one.measured, ()) for one in judge_null.cells(runs)]
+    cells = [
+        ("null", ", ".join([one.unit, one.kind, *(f"{base:g}" for base in one.bases)]), one.measured, ())
+        for one in judge_null.cells(runs)
+    ]
     cases = [
         ("power", f"{group}: {name}", judge_power.measured, (group, name, power))
         for group, members in judge_power.GROUPS.items()
@@ -72,7 +80,7 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
 
 def _tables(part: str, rows: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
     if part == "null":
-        return [("No change: rolled back all the same, 800 looks", list(rows.values()))]
+        return [("No change: rolled back all the same, 800 looks", [row for cells in rows.values() for row in cells])]
     if part == "power":
         return [("What it takes: median and p99, candidate at 5 %", list(rows.values()))]
     table = [

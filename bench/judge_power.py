@@ -162,7 +162,7 @@ def safe(base: float, bad: float, margin_pp: float, steps: int = 1) -> Callable[
         none = np.zeros(runs, dtype=np.int64)
         safety.fold(Counts(none, none + 2000, none, random.binomial(2000, base, runs)))
         safety.begin()
-        least = threshold(POLICY.beta / (2 * steps))
+        least = threshold(POLICY.beta / steps)
 
         def look() -> Bools:
             n_c = random.binomial(LOOK, WEIGHT, runs)
@@ -219,7 +219,7 @@ class Unchanged:
         none = np.zeros(runs, dtype=np.int64)
         errors.fold(Counts(none, none + 2000, none, random.binomial(2000, self.base, runs)))
         errors.begin()
-        safe_at, fast_at = (threshold(POLICY.beta / (part * len(POLICY.steps))) for part in (2, 1))
+        safe_at = threshold(POLICY.beta / len(POLICY.steps))
         took = np.zeros(runs, dtype=np.int64)
         for second in range(1, MOST_S):
             n_c = random.binomial(self.a_second, step.weight / 100.0, runs)
@@ -227,7 +227,7 @@ class Unchanged:
             errors.fold(Counts(n_c, n_s, random.binomial(n_c, self.base), random.binomial(n_s, self.base)))
             slow = np.asarray(times.counts(n_c, n_s, 1.0, 1.0).x_s)[P95]
             latency.fold(Counts(n_c, n_s, times.late(n_c, 1.0), slow))
-            passed = errors.passed(safe_at) & (latency.log_e >= fast_at)
+            passed = errors.passed(safe_at) & (latency.log_e >= safe_at)
             took[passed & (took == 0) & (second >= step.at_least_s)] = second
             if (took > 0).all():
                 break
@@ -258,6 +258,7 @@ _PASSED = [
     Case("no change at 5 %, margin 2 pp", safe(0.05, 0.05, 2.0), 400, designed=(20_000, 69_000)),
     Case("no change at 0.1 %, margin 2 pp", safe(0.001, 0.001, 2.0), 400, designed=(11_000, 23_500)),
     Case("no change at 0 %, margin 2 pp", safe(0.0, 0.0, 2.0), 400, designed=(4_500, None)),
+    Case("no change at 0 %, one of 3 steps", safe(0.0, 0.0, 2.0, 3), 400),
     Case("no change at 1 %, one of 3 steps", safe(0.01, 0.01, 2.0, 3), 400),
     Case("same latency, sigma 0.35, margin 20 %", as_fast(1.0, 0.35), 400),
     Case("same latency, sigma 0.6, margin 20 %", as_fast(1.0, 0.6), 400),

@@ -6,7 +6,7 @@ A look is a second of up to 500 requests. Everything is drawn from one seeded ge
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,43 +35,47 @@ class Second:
 
     Attributes:
         weight: the candidate's share; load: requests.
-        bad_c, bad_s: chances of a bad answer.
+        rate: factor on the base rate of both versions.
+        fails_c, fails_s: which part of a version's hosts fails, or, where `noisy`, a factor on its rate.
         slow_c, slow_s: factors on the time that an answer takes.
     """
 
-    weight: float
-    load: int
-    bad_c: Floats
-    bad_s: Floats
-    slow_c: Floats
-    slow_s: Floats
+    weight: float = WEIGHT
+    load: int = REQUESTS
+    rate: float = 1.0
+    fails_c: npt.ArrayLike = 0.0
+    fails_s: npt.ArrayLike = 0.0
+    slow_c: npt.ArrayLike = 1.0
+    slow_s: npt.ArrayLike = 1.0
+    noisy: bool = False
+
+    def bad(self, base: float, fails: npt.ArrayLike) -> Floats:
+        """The chance of a bad answer, where it is `base` when nothing is the matter."""
+        usual, part = base * self.rate, np.asarray(fails, dtype=np.float64)
+        return np.asarray(usual * part if self.noisy else usual + (OUTAGE_RATE - usual) * part)
 
 
-def seconds(kind: Kind, base: float, runs: int, looks: int, random: np.random.Generator) -> Iterator[Second]:
-    """Both versions alike, whatever happens. `base` is the chance of a bad answer when nothing does."""
+def seconds(kind: Kind, runs: int, looks: int, random: np.random.Generator) -> Iterator[Second]:
+    """Both versions alike, whatever happens."""
     outage = _outages(runs, looks, random) if kind == "outages" else None
     paused = {arm: np.zeros((hosts, runs), dtype=np.int64) for arm, hosts in HOSTS.items()}
-    ones = np.ones(runs)
     for look in range(looks):
         part = look / looks
-        weight, load, rate = WEIGHT, REQUESTS, base
-        bad_c = bad_s = np.full(runs, rate)
-        slow_c = slow_s = ones
         if kind == "ramp":
             weight, load = RAMP[int(part * len(RAMP))], int(REQUESTS * (0.1 + 0.9 * part))
-            bad_c = bad_s = np.full(runs, base * (0.5 + 2.5 * part))
-            slow_c = slow_s = ones * (1.0 + part)
+            yield Second(weight, load, 0.5 + 2.5 * part, slow_c=1.0 + part, slow_s=1.0 + part)
         elif outage is not None:
-            bad_c = bad_s = np.where(outage[look], OUTAGE_RATE, base)
-            slow_c = slow_s = np.where(outage[look], 3.0, 1.0)
+            out = outage[look].astype(np.float64)
+            yield Second(fails_c=out, fails_s=out, slow_c=1.0 + 2.0 * out, slow_s=1.0 + 2.0 * out)
         elif kind == "noisy":
-            bad_c, bad_s = (base * random.gamma(1 / NOISE**2, NOISE**2, runs) for _ in HOSTS)
+            fails_c, fails_s = (random.gamma(1 / NOISE**2, NOISE**2, runs) for _ in HOSTS)
             slow_c, slow_s = (random.gamma(1 / NOISE**2, NOISE**2, runs) ** 0.1 for _ in HOSTS)
+            yield Second(fails_c=fails_c, fails_s=fails_s, slow_c=slow_c, slow_s=slow_s, noisy=True)
         elif kind == "overdispersed":
-            parts = {arm: _paused(paused[arm], random) for arm in HOSTS}
-            bad_c, bad_s = (base + (OUTAGE_RATE - base) * parts[arm] for arm in HOSTS)
-            slow_c, slow_s = (1.0 + 2.0 * parts[arm] for arm in HOSTS)
-        yield Second(weight, load, bad_c, bad_s, slow_c, slow_s)
+            of_c, of_s = (_paused(paused[arm], random) for arm in HOSTS)
+            yield Second(fails_c=of_c, fails_s=of_s, slow_c=1.0 + 2.0 * of_c, slow_s=1.0 + 2.0 * of_s)
+        else:
+            yield Second()
 
 
 def _outages(runs: int, looks: int, random: np.random.Generator) -> npt.NDArray[np.bool_]:
@@ -102,30 +106,41 @@ class Times:
         bucket = math.log(BUCKET_RATIO)
         base = math.log(20_000)
         stable = np.floor((drawn[:, at].T + base) / bucket) + 1
-        self._stable = stable * bucket - base
-        self._candidate = self._stable + buckets_up(policy.least_gap_pct, at_least=True) * bucket
-        self._margin = self._stable[P95] + buckets_up(policy.margin_pct, at_least=False) * bucket
+        edges = stable * bucket - base
+        self._edges = {
+            "stable": edges,
+            "candidate": edges + buckets_up(policy.least_gap_pct, at_least=True) * bucket,
+            "margin": edges[P95] + buckets_up(policy.margin_pct, at_least=False) * bucket,
+        }
+        self._known: dict[tuple[str, Any], Floats] = {}
 
     def counts(self, n_c: Ints, n_s: Ints, slow_c: npt.ArrayLike, slow_s: npt.ArrayLike) -> Counts:
         """Of requests that take `slow` times as long."""
-        x_c = self._nested(n_c, self._candidate, slow_c)
-        return Counts(n_c, n_s, x_c, self._nested(n_s, self._stable, slow_s))
+        x_c = self._nested(n_c, self._beyond("candidate", slow_c))
+        return Counts(n_c, n_s, x_c, self._nested(n_s, self._beyond("stable", slow_s)))
 
     def late(self, n_c: Ints, slow_c: npt.ArrayLike) -> Ints:
         """Requests of the candidate beyond stable's p95 and the margin."""
-        return np.asarray(self._random.binomial(n_c, self._beyond(self._margin, slow_c)))
+        return np.asarray(self._random.binomial(n_c, self._beyond("margin", slow_c)))
 
-    def _nested(self, n: Ints, edges: Floats, slow: npt.ArrayLike) -> Ints:
+    def _nested(self, n: Ints, chances: Floats) -> Ints:
         """Who is beyond the next threshold is among those beyond this one."""
         left, before, counts = n, np.ones(n.shape), []
-        for chance in self._beyond(edges, slow):
+        for chance in chances:
             left = self._random.binomial(left, np.minimum(1.0, chance / before))
             before = np.maximum(chance, 1e-300)
             counts.append(left)
         return np.array(counts)
 
-    def _beyond(self, edges: Floats, slow: npt.ArrayLike) -> Floats:
-        return _upper_tail((edges - np.log(np.asarray(slow, dtype=np.float64))) / self._sigma)
+    def _beyond(self, edges: str, slow: npt.ArrayLike) -> Floats:
+        """Chances to be beyond thresholds. All that are as fast as ever have the same ones."""
+        if np.ndim(slow) == 0 and (edges, slow) in self._known:
+            return self._known[edges, slow]
+        chances = _upper_tail((self._edges[edges] - np.log(np.asarray(slow, dtype=np.float64))) / self._sigma)
+        if np.ndim(slow) == 0:
+            self._known = {key: known for key, known in self._known.items() if key[0] != edges}
+            self._known[edges, slow] = chances
+        return chances
 
 
 def _upper_tail(z: Floats) -> Floats:
@@ -141,8 +156,8 @@ class Keys:
     for with a chance of `ACTIVE` a second, and counts once in it, until its first bad answer.
     """
 
-    COUNT = 4000
-    ACTIVE = 0.125
+    COUNT = 2000
+    ACTIVE = 0.25
     ALIKE = 0.3
 
     def __init__(self, kind: Kind, base: float, runs: int, looks: int, random: np.random.Generator) -> None:
@@ -150,11 +165,11 @@ class Keys:
         self._looks, self._runs = looks, runs
         self._chance = random.beta(self.ALIKE * base, self.ALIKE * (1.0 - base), (runs, self.COUNT))
         place = random.random((runs, self.COUNT), dtype=np.float32)
-        told = list(seconds(kind, base, runs, looks, random))
+        told = list(seconds(kind, runs, looks, random))
         self._active = np.array([self.ACTIVE * one.load / REQUESTS for one in told])
         self._weights = np.array([one.weight for one in told])
         self._ours = place < WEIGHT
-        own = np.cumsum(self._active * [one.bad_c[0] / base if kind == "ramp" else 1.0 for one in told])
+        own = np.cumsum(self._active * [one.rate for one in told])
         at = np.searchsorted(own, random.exponential(size=place.shape) / np.maximum(self._chance, 1e-30))
         if kind in {"outages", "overdispersed"}:
             at = np.minimum(at, self._in_common(told, base))
@@ -183,7 +198,10 @@ class Keys:
     def _in_common(self, told: list[Second], base: float) -> Ints:
         """When a key fails by what happens to its version as a whole."""
         at = np.empty(self._ours.shape, dtype=np.int64)
-        hazards = [np.cumsum([self.ACTIVE * (bad - base) for bad in arm], axis=0) for arm in _both(told)]
+        hazards = [
+            np.cumsum([self.ACTIVE * (one.bad(base, fails) - base) for one, fails in arm], axis=0)
+            for arm in ([(one, one.fails_c) for one in told], [(one, one.fails_s) for one in told])
+        ]
         for run in range(self._runs):
             ours = self._ours[run]
             drawn = self._random.exponential(size=self.COUNT)
@@ -213,7 +231,3 @@ class Keys:
             gone = gone.reshape(self._looks + 1, self._runs)
             left[looks] = (mine.sum(axis=1) - np.cumsum(gone, axis=0) + gone)[looks]
         return left
-
-
-def _both(told: list[Second]) -> tuple[list[Floats], list[Floats]]:
-    return [one.bad_c for one in told], [one.bad_s for one in told]

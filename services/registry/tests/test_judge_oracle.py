@@ -97,7 +97,7 @@ def test_evidence_of_one_rate_alone_is_that_of_the_formula_in_80_digits(looks: l
     for n, bad, above in looks:
         x = min(n, bad)
         process.fold(n, x, above)
-        for position, part in enumerate((Number(1) / 10, Number(1) / 5)):
+        for position, part in enumerate((Number(0.05), Number(0.2))):
             bound, less = Number(above) + Number(0.02), Number(above) + part * Number(0.02)
             products[position] *= (less / bound) ** x * ((1 - less) / (1 - bound)) ** (n - x)
     assert math.isclose(float(process.log_e), exact_log(products), rel_tol=CLOSE, abs_tol=CLOSE)

@@ -18,7 +18,7 @@ class BernoulliProcess:
     `above` may change from batch to batch, as long as it does not depend on that batch or later ones.
     """
 
-    def __init__(self, margin: float, parts: Sequence[float] = (0.1, 0.2), shape: tuple[int, ...] = ()) -> None:
+    def __init__(self, margin: float, parts: Sequence[float] = (0.05, 0.2), shape: tuple[int, ...] = ()) -> None:
         self._margin = margin
         self._offsets = np.array([part * margin for part in parts]).reshape(len(parts), *(1 for _ in shape))
         self.log_l: Floats = np.zeros((len(parts), *shape))

@@ -2,16 +2,18 @@
 
 The engine reversed. Of rates (errors, wrong answers): H0 is p_c >= p_s + margin, as a ratio R = (p_s + margin) / p_s,
 against smaller ratios. Only bad events move that, and where there are hardly any it stays at 1: so a Bernoulli process
-looks at the candidate alone, and either of the two is enough, at half the chance of error each. p_s is what stable had
-until the batch before. Of latency: H0 is "the candidate's p95 is longer by the margin".
+looks at the candidate alone, and evidence is the weighted mean of both. p_s is what stable had until the batch before.
+Of latency: H0 is "the candidate's p95 is longer by the margin".
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from moorage_registry.rollouts.judge.arith import Bools, Floats, ln
+from moorage_registry.rollouts.judge.arith import Bools, Floats, ln, log_mean_exp
 from moorage_registry.rollouts.judge.bernoulli import BernoulliProcess
 from moorage_registry.rollouts.judge.share import Counts, ShareProcess
 from moorage_registry.rollouts.judge.totals import Totals
@@ -20,6 +22,8 @@ LESS = (1 / 1.2, 1 / 1.5, 1 / 2.0, 1 / 3.0)
 LEAST = 100
 """Requests of stable that its rate is taken from, at least."""
 LEAST_BAD = 10
+ALONE_WEIGHT = 0.75
+"""Of the Bernoulli process in the mean."""
 PRIOR = 50.0
 """A candidate's rate is guessed as if so many requests like stable's had been seen before."""
 
@@ -60,8 +64,9 @@ class RateSafety:
 
     @property
     def log_e(self) -> Floats:
-        """The larger of the two: to be held against ln(2/beta)."""
-        return np.maximum(self._shares.log_e, self._alone.log_e)
+        """To be held against ln(1/beta)."""
+        alone = self._alone.log_e + ln(2.0 * ALONE_WEIGHT)
+        return log_mean_exp(np.stack([alone, self._shares.log_e + ln(2.0 * (1.0 - ALONE_WEIGHT))]))
 
     def passed(self, threshold: float) -> Bools:
         return np.asarray(self.log_e >= threshold)
@@ -80,10 +85,11 @@ class RateSafety:
         p_s = float(self._stable_rate())
         p_c = _guessed(int(self._in_step.x_c), int(self._in_step.n_c), p_s)
         worse, better = self._alone.gains(p_s)
-        ways = [(self._alone.log_l, p_c * worse + (1.0 - p_c) * better)]
+        ways = [Way(self._alone.log_l, p_c * worse + (1.0 - p_c) * better, ALONE_WEIGHT)]
         if self._known.x_s >= LEAST_BAD and per_candidate > 0:
             ratio = (p_s + self._margin) / p_s
-            ways.append((self._shares.log_l, growth(p_c, p_s * per_candidate, per_candidate, ratio)))
+            gains = growth(p_c, p_s * per_candidate, per_candidate, ratio)
+            ways.append(Way(self._shares.log_l, gains, 1.0 - ALONE_WEIGHT))
         return soonest(ways, threshold)
 
     def _stable_rate(self) -> Floats:
@@ -122,7 +128,8 @@ class LatencySafety:
         p_c = _guessed(int(seen.x_c), int(seen.n_c), beyond_margin)
         if per_candidate <= 0:
             return None
-        return soonest([(self._shares.log_l, growth(p_c, p_s * per_candidate, per_candidate, 1.0))], threshold)
+        gains = growth(p_c, p_s * per_candidate, per_candidate, 1.0)
+        return soonest([Way(self._shares.log_l, gains)], threshold)
 
 
 def growth(p_c: float, x_s: float, n_s: float, null: float) -> Floats:
@@ -131,12 +138,20 @@ def growth(p_c: float, x_s: float, n_s: float, null: float) -> Floats:
     return np.asarray(p_c * ln(np.array(LESS)) + (p_c + x_s) * ln((null + n_s) / (ratios + n_s)))
 
 
-def soonest(ways: list[tuple[Floats, Floats]], threshold: float) -> int | None:
-    """Requests until the first hypothesis carries its mean over the threshold: (logs, what a request adds) by mean."""
+class Way(NamedTuple):
+    """Hypotheses of one process: their logs, what a request adds to each, and the weight of their mean."""
+
+    logs: Floats
+    gains: Floats
+    weight: float = 1.0
+
+
+def soonest(ways: Sequence[Way], threshold: float) -> int | None:
+    """Requests until the first hypothesis carries the mean over the threshold by itself."""
     needs = [
-        max(0.0, (threshold + math.log(len(logs)) - float(log)) / float(gain))
-        for logs, gains in ways
-        for log, gain in zip(logs, gains, strict=True)
+        max(0.0, (threshold + math.log(len(way.logs) / way.weight) - float(log)) / float(gain))
+        for way in ways
+        for log, gain in zip(way.logs, way.gains, strict=True)
         if gain > 0
     ]
     return math.ceil(min(needs)) if needs else None

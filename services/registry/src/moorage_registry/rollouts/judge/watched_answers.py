@@ -106,7 +106,7 @@ class WatchedQuality:
         self._stable, self._candidate = stable, candidate
         self._signal = QualitySignal(policy.quality)
         self._safety = RateSafety(policy.quality.margin_pp / 100.0)
-        self._safe_at = threshold(policy.beta / (2 * len(policy.steps)))
+        self._safe_at = threshold(policy.beta / len(policy.steps))
         self._losses = Losses()
         self._p75: float | None = None
         self._open: dict[str, list[int]] = {}

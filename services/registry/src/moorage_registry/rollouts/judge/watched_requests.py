@@ -25,7 +25,7 @@ class WatchedErrors:
         self._keys = SeenKeys()
         self._signal = ErrorsSignal(policy.errors)
         self._safety = RateSafety(policy.errors.margin_pp / 100.0)
-        self._safe_at = threshold(policy.beta / (2 * len(policy.steps)))
+        self._safe_at = threshold(policy.beta / len(policy.steps))
 
     def read(self, batch: SignalBatch) -> Factor:
         """What a batch says; keys that were bad before no longer are."""
