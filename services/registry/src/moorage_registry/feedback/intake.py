@@ -21,9 +21,9 @@ from moorage_common.contracts.request_id import ulid_time_s
 from moorage_common.contracts.rollouts import FeedbackPolicy
 from moorage_common.db import Database
 from moorage_common.feedback_streams import FEEDBACK_SUBJECTS, OUTPUTS_SUBJECTS, ensure_feedback, ensure_outputs
-from moorage_registry.feedback.repository import FeedbackRepository, Key, Place
+from moorage_registry.feedback.repository import FeedbackRepository, KeptOutput, Key, Place
 from moorage_registry.feedback.settling import Settled, label_text, settle, told
-from moorage_registry.feedback.tables import FeedbackCountRow, LabelRow, OutputRow
+from moorage_registry.feedback.tables import FeedbackCountRow, LabelRow
 from moorage_registry.pulling import Pulling
 
 log = structlog.get_logger()
@@ -212,13 +212,13 @@ async def _take_labels(rows: FeedbackRepository, feedback: Sequence[Feedback]) -
     return len(new)
 
 
-def _answers(row: OutputRow) -> tuple[Output, Output | None]:
+def _answers(row: KeptOutput) -> tuple[Output, Output | None]:
     """The answer, and the other version's."""
     other = None if row.other_value is None else Output.model_validate({"kind": row.kind, "value": row.other_value})
     return Output.model_validate({"kind": row.kind, "value": row.value}), other
 
 
-def _label_values(one: Feedback, settled: Settled | None, output: OutputRow | None, number: int) -> dict[str, Any]:
+def _label_values(one: Feedback, settled: Settled | None, output: KeptOutput | None, number: int) -> dict[str, Any]:
     try:
         answered_at = ulid_time_s(one.ulid)
     except ValueError:

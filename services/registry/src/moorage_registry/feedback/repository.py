@@ -1,15 +1,14 @@
 """Rows of answers that are kept, of labels, and of what there is of each model."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.contracts.feedback import AnsweredOutput
 from moorage_common.contracts.names import TenantId
 from moorage_common.contracts.rollouts import FeedbackPolicy
-from moorage_common.db import insert_into
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow
 from moorage_registry.feedback.tables import FeedbackCountRow, LabelRow, OutputRow
 
@@ -19,6 +18,15 @@ Place = tuple[str, str]
 """Tenant and model."""
 _LOCK = 0x6D6F6F66
 _ROWS_A_STATEMENT = 500
+
+
+class KeptOutput(NamedTuple):
+    """What of a kept answer labels are held against."""
+
+    kind: str
+    value: str
+    other_version: int | None
+    other_value: str | None
 
 
 def _slices(found: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -78,28 +86,37 @@ class FeedbackRepository:
     # -- answers
 
     async def add_outputs(self, outputs: Sequence[AnsweredOutput]) -> set[Key]:
-        """Keep answers; the keys of those that were not kept before."""
-        rows = [
-            {
-                "tenant": one.tenant, "ulid": one.ulid, "model": one.model, "version": one.version, "arm": one.arm,
-                "at": one.at, "kind": one.output.kind, "value": one.output.value, "other_version": one.other_version,
-                "other_value": None if one.other is None else one.other.value,
-            }
-            for one in outputs
-        ]  # fmt: skip
-        new: set[Key] = set()
-        for part in _slices(rows):
-            insert = insert_into(self._session, OutputRow).values(list(part)).on_conflict_do_nothing()
-            kept = await self._session.execute(insert.returning(OutputRow.tenant, OutputRow.ulid))
-            new |= {(row.tenant, row.ulid) for row in kept}
-        return new
+        """Keep answers; the keys of those that were not kept before. Needs the lock."""
+        known = await self._kept([(one.tenant, one.ulid) for one in outputs])
+        rows: dict[Key, dict[str, Any]] = {}
+        for one in outputs:
+            key = one.tenant, one.ulid
+            if key not in known and key not in rows:
+                rows[key] = {
+                    "tenant": one.tenant, "ulid": one.ulid, "model": one.model, "version": one.version, "arm": one.arm,
+                    "at": one.at, "kind": one.output.kind, "value": one.output.value,
+                    "other_version": one.other_version, "other_value": None if one.other is None else one.other.value,
+                }  # fmt: skip
+        if rows:
+            await self._session.execute(insert(OutputRow), list(rows.values()))
+        return set(rows)
 
-    async def outputs(self, keys: Iterable[Key]) -> dict[Key, OutputRow]:
+    async def _kept(self, keys: Iterable[Key]) -> set[Key]:
+        """Those of the answers that are kept."""
+        found: set[Key] = set()
+        for tenant, ulids in _by_tenant(keys):
+            query = select(OutputRow.ulid).where(OutputRow.tenant == tenant, OutputRow.ulid.in_(ulids))
+            found |= {(tenant, ulid) for ulid in await self._session.scalars(query)}
+        return found
+
+    async def outputs(self, keys: Iterable[Key]) -> dict[Key, KeptOutput]:
         """Those of the answers that are kept."""
         found = {}
+        columns = OutputRow.ulid, OutputRow.kind, OutputRow.value, OutputRow.other_version, OutputRow.other_value
         for tenant, ulids in _by_tenant(keys):
-            query = select(OutputRow).where(OutputRow.tenant == tenant, OutputRow.ulid.in_(ulids))
-            found.update({(row.tenant, row.ulid): row for row in await self._session.scalars(query)})
+            query = select(*columns).where(OutputRow.tenant == tenant, OutputRow.ulid.in_(ulids))
+            for row in await self._session.execute(query):
+                found[tenant, row.ulid] = KeptOutput(row.kind, row.value, row.other_version, row.other_value)
         return found
 
     async def outputs_of_tenant(self, tenant: str) -> int:
@@ -140,8 +157,8 @@ class FeedbackRepository:
 
     async def add_labels(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Labels in order of arrival, of answers that have none. Needs the lock."""
-        for part in _slices(rows):
-            await self._session.execute(insert_into(self._session, LabelRow).values(list(part)))
+        if rows:
+            await self._session.execute(insert(LabelRow), list(rows))
 
     async def waiting(self, keys: Iterable[Key]) -> list[LabelRow]:
         """Labels of these answers that are not settled, by order of arrival."""
