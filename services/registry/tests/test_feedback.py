@@ -179,6 +179,15 @@ async def test_labels_are_compared_as_the_deployment_says(platform: Platform, de
     assert status["versions"][0]["mean_loss"] == pytest.approx(2.75)
 
 
+async def test_an_output_that_a_version_does_not_have_cannot_be_what_labels_are_about(demo: Caller) -> None:
+    await deploy(demo, {"output": "y"})
+    spec = {"versions": [{"version": 1}], "feedback": {"output": "label"}}
+    refused = await demo.call("PUT", "/v1/deployments/digits", json=spec)
+    assert (refused.status_code, refused.json()["code"]) == (422, "feedback_output_unknown")
+    assert "version 1 has no output 'label'" in refused.json()["error"]
+    assert "one of y" in refused.json()["error"]
+
+
 async def test_a_deployment_tells_accuracy_by_version_delays_and_what_waits(platform: Platform, demo: Caller) -> None:
     await deploy(demo)
     nothing = await demo.ok("GET", "/v1/deployments/digits/feedback")

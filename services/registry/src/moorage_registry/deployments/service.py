@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.contracts.names import TenantId
+from moorage_common.contracts.rollouts import FeedbackPolicy
+from moorage_common.contracts.tensors import Signature
 from moorage_common.errors import Conflict, NotFound, Unprocessable
 from moorage_registry.catalog.code import check_allowed, check_isolation
 from moorage_registry.catalog.repository import CatalogRepository
@@ -154,6 +156,7 @@ class Planner:
         check_isolation(formats, {v.version: v.isolation for v in after.versions})
         _check_pooled(after.versions)
         _check_features(after.features, held)
+        _check_feedback(after.feedback, held)
         await self._check_quota(tenant, model, after)
 
     async def _check_quota(self, tenant: TenantRow | None, model: str, after: Revision) -> None:
@@ -212,6 +215,20 @@ def _check_features(features: FeaturesSpec | None, versions: Sequence[VersionRow
         names = ", ".join(sorted(mapped - needed))
         message = f"no version of the deployment joins features by {names}; push one with a feature service, or drop it"
         raise Unprocessable(message, code="features_not_declared")
+
+
+def _check_feedback(feedback: FeedbackPolicy | None, versions: Sequence[VersionRow]) -> None:
+    """Raises Unprocessable for a version whose answers labels could never be held against."""
+    if feedback is None or not feedback.output:
+        return
+    for version in versions:
+        given = [output.name for output in Signature.model_validate(version.signature).outputs]
+        if feedback.output not in given:
+            message = (
+                f"version {version.number} has no output {feedback.output!r} to hold labels against; "
+                f"set feedback.output to one of {', '.join(given)}"
+            )
+            raise Unprocessable(message, code="feedback_output_unknown")
 
 
 @dataclass(frozen=True)
