@@ -95,7 +95,7 @@ JUDGED = """
 model: fraud
 resources: {gpu: 0.25}
 rollout: {to: 3}
-sticky: {header: user-id}
+sticky: {header: x-user}
 policy:
   errors: {on: false}
   guard: {for_s: 3600}
@@ -108,7 +108,7 @@ def test_how_a_version_is_rolled_out_and_judged_becomes_the_registrys_fields() -
     spec = manifest.spec()
     assert manifest.rollout is not None
     assert manifest.rollout.to == spec["versions"][0]["version"] == 3
-    assert spec["stickiness"] == {"by": "header", "name": "user-id"}
+    assert spec["stickiness"] == {"by": "header", "name": "x-user"}
     assert (spec["policy"]["errors"]["on"], spec["policy"]["guard"]["for_s"]) == (False, 3600)
     assert (spec["feedback"]["output"], spec["feedback"]["keep_pct"]) == ("label", 10)
     assert "rollout" not in spec

@@ -23,7 +23,9 @@ SIGNALS: list[dict[str, Any]] = [
     {"name": "errors", "log_e": 1.38, "threshold": 5.52, "stable_n": 11800, "stable_bad": 120, "candidate_n": 3910,
      "candidate_bad": 43},
     {"name": "latency", "log_e": -2.0, "threshold": 5.81, "stable_n": 11800, "stable_bad": 590, "candidate_n": 3910,
-     "candidate_bad": 205},
+     "candidate_bad": 205, "detail": {"quantiles": [
+         {"quantile": 0.5, "log_e": -3.0, "stable_slow": 5900, "candidate_slow": 1950},
+         {"quantile": 0.95, "log_e": -1.0, "stable_slow": 590, "candidate_slow": 205}]}},
     {"name": "quality", "log_e": 0.0, "threshold": 5.99},
     {"name": "drift", "state": "learning", "log_e": 0.0, "threshold": 7.6},
 ]  # fmt: skip
@@ -57,18 +59,18 @@ def test_a_rollout_is_drawn_with_its_weight_its_evidence_and_why() -> None:
         "about 820 more are needed\n"
         "goes on in about 1 min 50 s\n"
         "\n"
-        "version 3 ███████████████▌··············································    25 %\n"
-        "          ✓ 5 %   ● 25 % for 1 min 4 s   ○ 50 %   ○ guard 30 min\n"
+        "version 3   ███████████████·············································    25 %\n"
+        "            ✓ 5 %   ● 25 % for 1 min 4 s   ○ 50 %   ○ guard 30 min\n"
         "\n"
-        "           version 2         version 3        evidence against version 3\n"
-        "errors     1.02 % of 11,800  1.10 % of 3,910  ██████▌···················    25 %\n"
-        "latency    5.00 % of 11,800  5.24 % of 3,910  ··························     0 %\n"
-        "quality   no label has come back yet\n"
-        "drift     learns what is usual of version 2\n"
+        "             version 2         version 3        evidence against version 3\n"
+        "errors       1.02 % of 11,800  1.10 % of 3,910  ██████··················    25 %\n"
+        "latency p95  5.00 % of 11,800  5.24 % of 3,910  ························     0 %\n"
+        "quality     no label has come back yet\n"
+        "drift       learns what is usual of version 2\n"
         "\n"
-        "                                              evidence that it is safe\n"
-        "errors    820 requests more                   ███████████████████▌······    75 %\n"
-        "latency                                       ██████████████████████████   100 %\n"
+        "                                                evidence that it is safe\n"
+        "errors      820 requests more                   ██████████████████······    75 %\n"
+        "latency                                         ████████████████████████   100 %\n"
         "\n"
         "13:15:48  Version 3 is to take the place of version 2.\n"
         "13:18:56  Version 3 gets 25 %: 0 of 310 requests were bad, so it is not worse by\n"
@@ -80,7 +82,7 @@ def test_answers_of_both_versions_are_compared_pair_by_pair() -> None:
     detail = {"pairs": 375, "candidate_alone_worse": 15, "stable_alone_worse": 3}
     signals = [{"name": "quality", "log_e": 3.0, "threshold": 6.0, "detail": detail}]
     found = rollout(evidence={"signals": signals})
-    assert "quality    0.80 % of 375     4.00 % of 375    █████████████·" in draw(found, (), NOW)
+    assert "quality      0.80 % of 375     4.00 % of 375    ████████████·" in draw(found, (), NOW)
     told = "quality: version 2 0.80 % bad of 375, version 3 4.00 % bad of 375; 50 % of the evidence that it acts on"
     assert told in rollout_words.lines(found, (), NOW)
 

@@ -105,7 +105,7 @@ class FeaturesPart(_Part):
 
 
 class StickyPart(_Part):
-    """What keeps a caller at one version: `{header: user-id}`, or `{entity: customer}` for an input's first row."""
+    """What keeps a caller at one version: `{header: x-user}`, or `{entity: customer}` for an input's first row."""
 
     header: str | None = Field(default=None, min_length=1, max_length=256)
     entity: str | None = Field(default=None, min_length=1, max_length=256)

@@ -11,6 +11,7 @@ from moorage_sdk.pictures.rollout_words import (
     count,
     counts,
     heading,
+    name_of,
     outlook,
     percent,
     sentence_of,
@@ -77,7 +78,7 @@ def _signal(found: Rollout, one: SignalEvidence) -> list[str]:
         return [escape(plain(one.name)), escape(told)]
     rates = [f"{percent(bad, of)} of {count(of)}" if of else "-" for bad, of in counts(one)]
     colour = "#b42318" if one.share >= 0.5 else "#9a6700"
-    return [escape(plain(one.name)), *rates, f"{_bar(one.share, colour, 200)} {100 * one.share:.0f} %"]
+    return [escape(name_of(one)), *rates, f"{_bar(one.share, colour, 200)} {100 * one.share:.0f} %"]
 
 
 def _safety(one: SafetyEvidence) -> list[str]:

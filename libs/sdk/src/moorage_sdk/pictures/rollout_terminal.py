@@ -11,6 +11,7 @@ from moorage_sdk.pictures.rollout_words import (
     count,
     counts,
     heading,
+    name_of,
     outlook,
     percent,
     sentence_of,
@@ -25,7 +26,7 @@ from moorage_sdk.rollouts_answers import Rollout, SafetyEvidence, SignalEvidence
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FREE = "·"
-_NAME, _VERSION, _SHARE = 9, 18, 8
+_NAME, _VERSION, _SHARE = 11, 18, 8
 _BOLD, _GREY, _RED, _GREEN, _YELLOW, _BLUE = "1", "38;5;245", "38;5;203", "38;5;71", "38;5;220", "38;5;33"
 _OF_STATE = {
     "pending": _BLUE, "baking": _BLUE, "hold": _YELLOW, "paused": _YELLOW, "guarded": _GREEN, "done": _GREEN,
@@ -69,14 +70,16 @@ def draw(found: Rollout, verdicts: Sequence[Verdict], now: float, frame: Frame =
         problem: why the registry does not answer; what is drawn is older then.
     """
     pen = _Pen(frame)
-    lines = [*_head(found, now, pen, problem), "", *_weights(found, now, pen)]
+    last = sentence_of(verdicts[-1]) if verdicts else ""
+    lines = [*_head(found, now, pen, problem, last), "", *_weights(found, now, pen)]
     lines += _evidence(found, pen)
     room = frame.height - len(lines) - 1
     told = _verdicts(verdicts, now, pen, room)
     return "\n".join([*lines, *(["", *told] if told else [])]) + "\n"
 
 
-def _head(found: Rollout, now: float, pen: _Pen, problem: str) -> list[str]:
+def _head(found: Rollout, now: float, pen: _Pen, problem: str, last: str) -> list[str]:
+    """`last` is what the last verdict says: the reason is not said twice."""
     left, right = heading(found), f"{state_of(found)}, {took(found, now)}"
     width, colour = pen.frame.width, _OF_STATE[found.state]
     gap = width - len(left) - len(right)
@@ -84,13 +87,13 @@ def _head(found: Rollout, now: float, pen: _Pen, problem: str) -> list[str]:
         lines = [pen.paint(left, _BOLD) + " " * gap + pen.paint(right, colour)]
     else:
         lines = [pen.paint(left[:width], _BOLD), pen.paint(right[:width], colour)]
-    if found.reason:
-        lines += _wrapped(plain(found.reason, WIDE), pen.frame.width)[:3]
+    if (reason := plain(found.reason, WIDE)) and reason != last:
+        lines += _cut(_wrapped(reason, width), 3)
     if expected := outlook(found):
         lines += [pen.paint(line, _GREY) for line in _wrapped(expected, pen.frame.width)]
     if problem:
         said = f"the registry does not answer, this is what it last said: {plain(problem, WIDE)}"
-        lines += [pen.paint(line, _YELLOW) for line in _wrapped(said, pen.frame.width)[:2]]
+        lines += [pen.paint(line, _YELLOW) for line in _cut(_wrapped(said, width), 2)]
     return lines
 
 
@@ -145,7 +148,7 @@ def _evidence(found: Rollout, pen: _Pen) -> list[str]:
 
 
 def _signal(found: Rollout, one: SignalEvidence, pen: _Pen) -> str:
-    name = f"{plain(one.name):<{_NAME}.{_NAME}} "
+    name = f"{name_of(one):<{_NAME}.{_NAME}} "
     if told := unseen(found, one):
         return name + pen.paint(told, _GREY)
     cells = "".join(_rate(bad, of) for bad, of in counts(one))
@@ -177,6 +180,10 @@ def _verdicts(verdicts: Sequence[Verdict], now: float, pen: _Pen, room: int) -> 
             break
         lines = [*block, *lines]
     return lines
+
+
+def _cut(lines: list[str], most: int) -> list[str]:
+    return lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1][:-1]}…"]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

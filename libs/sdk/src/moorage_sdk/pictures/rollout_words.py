@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from moorage_common.contracts.rollouts import RolloutPolicy, Step
 from moorage_sdk.pictures.moves import plain
@@ -123,12 +124,30 @@ def verdict_line(verdict: Verdict, now: float) -> str:
 
 
 def counts(one: SignalEvidence) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Bad of all, stable's and the candidate's; of requests that both answered, those that one alone got wrong."""
+    """Bad of all, stable's and the candidate's.
+
+    Of requests that both answered, those that one alone got wrong; of latency, those beyond the quantile that speaks
+    most against the candidate.
+    """
+    if (most := _quantile(one)) is not None:
+        slow = int(most["stable_slow"]), int(most["candidate_slow"])
+        return (slow[0], one.stable_n), (slow[1], one.candidate_n)
     pairs = one.detail.get("pairs")
     if pairs:
         alone = int(one.detail["stable_alone_worse"]), int(one.detail["candidate_alone_worse"])
         return (alone[0], int(pairs)), (alone[1], int(pairs))
     return (one.stable_bad, one.stable_n), (one.candidate_bad, one.candidate_n)
+
+
+def name_of(one: SignalEvidence) -> str:
+    """`errors`, `latency p95`."""
+    most = _quantile(one)
+    return plain(one.name) if most is None else f"{plain(one.name)} p{100 * float(most['quantile']):g}"
+
+
+def _quantile(one: SignalEvidence) -> dict[str, Any] | None:
+    quantiles: list[dict[str, Any]] = one.detail.get("quantiles") or []
+    return max(quantiles, key=lambda each: float(each["log_e"] or 0.0), default=None)
 
 
 def unseen(found: Rollout, one: SignalEvidence) -> str:
@@ -143,12 +162,12 @@ def unseen(found: Rollout, one: SignalEvidence) -> str:
 
 def _signal(found: Rollout, one: SignalEvidence) -> str:
     if told := unseen(found, one):
-        return f"{plain(one.name)}: {told}"
+        return f"{name_of(one)}: {told}"
     versions = (
         f"version {number} {percent(bad, of)} bad of {count(of)}"
         for number, (bad, of) in zip((found.stable, found.candidate), counts(one), strict=True)
     )
-    return f"{plain(one.name)}: {', '.join(versions)}; {100 * one.share:.0f} % of the evidence that it acts on"
+    return f"{name_of(one)}: {', '.join(versions)}; {100 * one.share:.0f} % of the evidence that it acts on"
 
 
 def _safety(found: Rollout, one: SafetyEvidence) -> str:
