@@ -13,6 +13,7 @@ from moorage_common import api_keys
 from moorage_common.bus import Bus
 from moorage_common.contracts.features import FeatureServiceInfo
 from moorage_common.testing.servers import Server
+from moorage_registry.rollouts.testing import Stage
 from moorage_registry.settings import Settings
 from moorage_registry.testing import Caller, Platform, platform_of
 
@@ -79,6 +80,15 @@ async def bus(settings: Settings) -> AsyncIterator[Bus]:
     await connection.wait(10)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def stage(platform: Platform, demo: Caller, bus: Bus) -> Stage:
+    """Version 1 deployed with two replicas, version 2 pushed, and nothing rolled out yet."""
+    built = Stage(platform.registry.db, bus, demo)
+    await built.push(b"one", b"two")
+    await built.deploy()
+    return built
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ class Controller:
             "rollouts-lease": self._keep_lease,
             "rollouts-signals": self.intake.run,
             "rollouts-skew": self.ticks.skew.run,
-            "rollouts-forget": self._forget_old,
+            "rollouts-forget": self._forget_each_hour,
         }
 
     def wake(self) -> None:
@@ -232,11 +232,16 @@ class Controller:
                 await self.ticks.lease.keep()
             await asyncio.sleep(RENEW_S)
 
-    async def _forget_old(self) -> None:
-        """Each hour, drop what rollouts saw that ended more than 30 days ago."""
+    async def forget_old(self) -> None:
+        """Drop what rollouts saw that ended more than 30 days ago; their verdicts stay."""
         while True:
             async with self.db.write() as session:
-                await RolloutRepository(session).purge(self.ticks.clock() - ENTRIES_KEPT_S)
+                if not await RolloutRepository(session).purge(self.ticks.clock() - ENTRIES_KEPT_S):
+                    return
+
+    async def _forget_each_hour(self) -> None:
+        while True:
+            await self.forget_old()
             await asyncio.sleep(_PURGE_EACH_S)
 
     def _drop(self) -> None:
