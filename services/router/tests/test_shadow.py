@@ -114,16 +114,33 @@ async def test_a_shadow_gets_the_request_once_the_caller_is_answered_and_answers
     assert series(router, "seconds", of="shadow") > 0 < series(router, "seconds", of="served")
 
 
-async def test_copies_are_on_no_bill_and_in_no_quota(
+async def test_a_copy_takes_no_quota(
     router: RunningRouter, desired: Desired, framed: FramedHost, other: FramedHost
 ) -> None:
-    await shadowed(router, desired, framed, other)
-    key = await desired.key()
-    await desired.limits(requests_per_s=1, burst=40, max_concurrent=1000)
-    await router.knows(key, 1, 2)
-    await until(lambda: deps_of(router).limits.tenants["demo"].limits.burst == 40, "the limits")
+    release = asyncio.Event()
+
+    async def held(_host: FramedHost, call: Call, writer: asyncio.StreamWriter) -> bool:
+        await release.wait()
+        send(writer, plain(call))
+        return True
+
+    framed.on_call = held
+    key = await shadowed(router, desired, framed, other)
+    asking = asyncio.create_task(router.infer(key))
+    await until(lambda: framed.calls, "the request")
+    await desired.limits(requests_per_s=0, burst=1, max_concurrent=1000)
+    await until(lambda: deps_of(router).limits.tenants["demo"].limits.burst == 1, "the limits")
+    release.set()
+    assert (await asking).status_code == 200
+    await until(lambda: other.calls, "the copy, though nothing is left of the quota")
+
+
+async def test_copies_are_on_no_bill(
+    router: RunningRouter, desired: Desired, framed: FramedHost, other: FramedHost
+) -> None:
+    key = await shadowed(router, desired, framed, other)
     statuses = [(await router.infer(key)).status_code for _ in range(30)]
-    assert set(statuses) == {200}, "copies take no token"
+    assert set(statuses) == {200}
     await until(lambda: len(other.calls) == 30, "the copies")
     js = desired.bus.jetstream()
     rows: list[dict[str, Any]] = []
