@@ -330,6 +330,17 @@ def test_who_was_waited_for_until_a_deadline_or_until_the_caller_left_is_timed_a
     assert (timed(room.batch.stable), bad(room.batch.stable), requests(room.batch.stable)) == (3, 3, 6)
 
 
+def test_a_sticky_keys_prediction_counts_once_under_a_revision() -> None:
+    room = Room()
+    judged = room.judged()
+    for number in range(3):
+        answered(judged.begin(STABLE, "a", key=7), Output(kind="class", value="always this"))
+        answered(judged.begin(STABLE, "a", key=number), Output(kind="class", value=str(number)))
+        room.pass_s(2)
+    counted = [dict(batch.stable.predictions.classes) for batch in room.taken]
+    assert counted == [{"always this": 1, "0": 1}, {"1": 1}, {"2": 1}]
+
+
 def test_the_sample_of_predictions_is_the_first_of_each_version_by_order_of_routing() -> None:
     room = Room()
     judged = room.judged()

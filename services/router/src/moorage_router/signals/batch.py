@@ -57,7 +57,7 @@ class Mark:
     """One request that takes part.
 
     Attributes:
-        wants_output: its prediction is in the sample.
+        wants_output: its prediction is in the sample. Of a sticky key that of the request which is timed.
     """
 
     __slots__ = ("arm", "batch", "host", "key", "nth", "status", "timed", "took_us", "wants_output")
@@ -71,7 +71,8 @@ class Mark:
         self.timed = timed
         self.status = _OPEN
         arm.routed = routed = arm.routed + 1
-        self.wants_output = routed <= arm.sample
+        # Sticky traffic: a key that always gets the same answer would be drift of the version it is given to.
+        self.wants_output = timed and routed <= arm.sample
 
     def done(self, status: int, took_us: int, host: Host | None, state: str, output: Output | None) -> None:
         """What became of it; only the first call counts.
