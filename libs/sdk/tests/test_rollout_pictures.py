@@ -195,17 +195,22 @@ def test_a_watch_through_the_guard_sees_a_rollback_in_it() -> None:
 
 
 def test_without_a_terminal_each_event_is_a_line_once(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = rollout(weight=5.0, reason="waits"), rollout(reason="waits")
-    away = Look(second, tuple(VERDICTS), NOW, "connection refused")
-    seen = [*looks(first, second, second), away, *looks(second, rollout(state="guarded", reason="waits"))]
+    first, second = rollout(weight=5.0, reason="waits for 9 requests"), rollout(reason=VERDICTS[1].sentence)
+    fewer = first.model_copy(update={"reason": "waits for 8 requests"})
+    seen = [
+        *(Look(one, tuple(VERDICTS[:1]), NOW) for one in (first, fewer)),
+        Look(second, tuple(VERDICTS), NOW),
+        Look(second, tuple(VERDICTS), NOW, "connection refused"),
+        Look(rollout(state="guarded", reason=""), tuple(VERDICTS), NOW),
+    ]
     watching.watch(iter(seen), "promoted")
     shown = capsys.readouterr()
     lines = [line.split(" ", maxsplit=1)[1] for line in shown.out.splitlines()]
     assert lines.count(VERDICTS[0].sentence) == 1
     assert [line for line in lines if line.startswith("fraud: ")] == [
-        "fraud: version 3 in the place of 2: at 5 %: waits",
-        "fraud: version 3 in the place of 2: at 25 %: waits",
-        "fraud: version 3 in the place of 2: promoted, guarded: waits",
+        "fraud: version 3 in the place of 2: at 5 %: waits for 9 requests",
+        "fraud: version 3 in the place of 2: at 25 %",
+        "fraud: version 3 in the place of 2: promoted, guarded",
     ]
     assert shown.err.splitlines() == [
         "the registry does not answer: connection refused",

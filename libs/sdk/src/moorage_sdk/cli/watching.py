@@ -13,7 +13,7 @@ from rich.text import Text
 from moorage_sdk.cli.context import say
 from moorage_sdk.cli.output import print_line
 from moorage_sdk.pictures.rollout_terminal import Frame, draw
-from moorage_sdk.pictures.rollout_words import clock, lines, stand, verdict_line
+from moorage_sdk.pictures.rollout_words import clock, lines, sentence_of, shape, stand, verdict_line
 from moorage_sdk.rollouts import Look
 from moorage_sdk.rollouts_answers import Rollout, Verdict
 
@@ -69,8 +69,9 @@ def _tell(looks: Iterable[Look], until: str) -> int:
         if look.problem != problem:
             problem = look.problem
             say(f"the registry does not answer: {problem}" if problem else "the registry answers again")
-        if (stands := stand(look.rollout)) != before:
-            before = stands
+        stands = stand(look.rollout, sentence_of(look.verdicts[-1]) if look.verdicts else "")
+        if (kept := f"{look.rollout.weight} {shape(stands)}") != before:
+            before = kept
             print_line(f"{clock(now, now)} {stands}")
         sys.stdout.flush()
         if _ends(look, until):

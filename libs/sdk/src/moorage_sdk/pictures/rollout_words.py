@@ -1,5 +1,6 @@
 """Rollouts in words: numbers, spans and states as people read them, and a rollout as plain lines."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from moorage_common.contracts.rollouts import RolloutPolicy, Step
 from moorage_sdk.pictures.moves import plain
 from moorage_sdk.rollouts_answers import Rollout, SafetyEvidence, SignalEvidence, Verdict
 
+_NUMBERS = re.compile(r"\d[\d.,]*")
 WIDE = 2000
 """A sentence is cut here."""
 
@@ -63,10 +65,15 @@ def heading(found: Rollout) -> str:
     return f"{plain(found.model)}: version {found.candidate} in the place of {found.stable}"
 
 
-def stand(found: Rollout) -> str:
-    """One line: which rollout, where it is, why."""
-    reason = f": {plain(found.reason, WIDE)}" if found.reason else ""
-    return f"{heading(found)}: {state_of(found)}{reason}"
+def stand(found: Rollout, last: str = "") -> str:
+    """One line: which rollout, where it is, why. `last` is what was said just before: it is not said twice."""
+    reason = plain(found.reason, WIDE)
+    return f"{heading(found)}: {state_of(found)}{f': {reason}' if reason and reason != last else ''}"
+
+
+def shape(text: str) -> str:
+    """The text without its numbers: the same for what differs in them alone."""
+    return _NUMBERS.sub("#", text)
 
 
 def took(found: Rollout, now: float) -> str:
