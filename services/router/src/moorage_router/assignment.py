@@ -96,7 +96,8 @@ def choose(route: "ServedRoute", call: Call, kid: str, draw: float, entity: byte
         return route.pinned(call.version)
     keying = route.keying
     if keying is None:
-        return _by_split(route, draw)
+        arm = splits.choose(route.split, draw)  # as in _by_split, a call less for most of all requests
+        return route.assigned[arm.version] if arm is not None else _by_split(route, draw)
     fields = call.fields
     ring = ring_of(keying.rings, fields, kid) if keying.rings else None
     key, point, stratum = None, draw, "" if ring is None else ring.stratum
