@@ -60,7 +60,11 @@ class Mark:
         wants_output: its prediction is in the sample. Of a sticky key that of the request which is timed.
     """
 
-    __slots__ = ("arm", "batch", "host", "key", "nth", "status", "timed", "took_us", "wants_output")
+    __slots__ = ("arm", "batch", "bucket", "key", "nth", "status", "tally", "timed", "wants_output")
+
+    tally: "HostTally"
+    bucket: int
+    """Where it was counted; -1: not timed."""
 
     def __init__(self, batch: "Batch", arm: "Arm", nth: int, key: int | None, timed: bool) -> None:
         self.batch = batch
@@ -75,7 +79,7 @@ class Mark:
         self.wants_output = timed and routed <= arm.sample
 
     def done(self, status: int, took_us: int, host: Host | None, state: str, output: Output | None) -> None:
-        """What became of it; only the first call counts.
+        """What became of it; only the first call counts. It is summed up at once, while it is in a processor's cache.
 
         Args:
             status: of the answer; 499 when the caller went away first.
@@ -83,19 +87,26 @@ class Mark:
             host: who was asked last. None: nobody was, so that the request says nothing about the version.
             state: of the outputs, one of `host_frames.STATES`.
         """
-        if self.status:
+        batch = self.batch
+        if self.status or batch.is_finished:
             return
-        self.host = host
-        self.took_us = took_us
         if host is None:
-            status = _VOID
-        elif state == "nan" and status == 200:
-            status = _NAN
-        self.status = status
-        if output is not None and self.wants_output:
-            self.arm.outputs.append((self, output))
-        if self.batch.closed:
-            self.batch.settle(self)
+            self.status = _VOID
+            if self.timed and self.key is not None:
+                batch.memory.timed.discard(self.key)
+        else:
+            self.status = status = _NAN if state == "nan" and status == 200 else status
+            if not batch.closed:
+                batch.count(self, host, took_us)
+                if self.nth * CLIENTS >= batch.routed:  # its client's share may prove smaller than that
+                    batch.perhaps.append(self)
+            elif self.nth < batch.most:
+                batch.count(self, host, took_us)
+            if output is not None and self.wants_output:
+                self.arm.outputs.append((self.nth, output))
+        self.arm.settled += 1
+        if batch.closed:
+            batch.finish_if_settled()
 
 
 class HostTally:
@@ -109,45 +120,64 @@ class HostTally:
         self.causes: dict[str, int] = {}
         self.slow: dict[int, int] = {}
 
+    def take_back(self, mark: Mark) -> None:
+        """`mark` was counted here, and is not to be."""
+        self.requests -= 1
+        cause = _cause(mark.status)
+        if cause is not None:
+            self.causes[cause] -= 1
+        if mark.bucket >= 0:
+            self.slow[mark.bucket] -= 1
+
 
 class Arm:
     """One version's part of a batch."""
 
-    __slots__ = ("bad_keys", "hosts", "outputs", "routed", "sample", "unanswered", "version")
+    __slots__ = ("bad_keys", "hosts", "outputs", "routed", "sample", "settled", "unanswered", "version")
 
     def __init__(self, version: int, sample: int = SAMPLED) -> None:
         """`sample`: of how many requests the prediction is told, the first ones."""
         self.version = version
         self.sample = sample
         self.routed = 0
+        self.settled = 0
         self.unanswered = 0
         self.hosts: dict[Host, HostTally] = {}
-        self.outputs: list[tuple[Mark, Output]] = []
+        self.outputs: list[tuple[int, Output]] = []
+        """With the number of the request among its client's."""
         self.bad_keys: list[int] = []
 
-    def counts(self) -> ArmCounts:
-        """The sums, by host id."""
+    @property
+    def counted(self) -> int:
+        return self.unanswered + sum(tally.requests for tally in self.hosts.values())
+
+    def counts(self, most: int) -> ArmCounts:
+        """The sums, by host id; `most` requests of one client count."""
         hosts: dict[str, HostCounts] = {}
         for host, tally in self.hosts.items():
             name = host.endpoint.host_id
-            requests, causes, slow = tally.requests, tally.causes, tally.slow
+            requests, causes, slow = tally.requests, Counter(tally.causes), Counter(tally.slow)
             if name in hosts:  # another generation of it
                 held = hosts[name]
-                requests += held.requests
-                causes, slow = Counter(held.causes) + Counter(causes), Counter(held.slow) + Counter(slow)
+                requests, causes, slow = (
+                    requests + held.requests,
+                    causes + Counter(held.causes),
+                    slow + Counter(held.slow),
+                )
             bad = sum(causes.values())
-            hosts[name] = HostCounts(host=name, requests=requests, bad=bad, causes=causes, slow=slow)
+            hosts[name] = HostCounts(host=name, requests=requests, bad=bad, causes=+causes, slow=+slow)
         if self.unanswered:
             hosts[""] = HostCounts(host="", requests=self.unanswered)
         return ArmCounts(
-            version=self.version, hosts=list(hosts.values()), predictions=self._predictions(), bad_keys=self.bad_keys
-        )
+            version=self.version, hosts=[one for one in hosts.values() if one.requests], bad_keys=self.bad_keys,
+            predictions=self._predictions(most),
+        )  # fmt: skip
 
-    def _predictions(self) -> Predictions:
+    def _predictions(self, most: int) -> Predictions:
         classes: dict[str, int] = {}
         numbers: list[float] = []
-        for mark, output in self.outputs:
-            if mark.status == _VOID:
+        for nth, output in self.outputs:
+            if nth >= most:
                 continue
             if output.kind == "number":
                 numbers.append(float(output.value))
@@ -158,11 +188,16 @@ class Arm:
 
 
 class Batch:
-    """The requests of one stratum that were routed within a second."""
+    """The requests of one stratum that were routed within a second.
+
+    Attributes:
+        perhaps: counted requests that are beyond their client's share if no more of others' come.
+        most: of one client's requests, once the batch is closed.
+    """
 
     __slots__ = (
-        "arms", "clients", "closed", "closed_at", "counted", "expires", "finished", "keys", "marks", "memory",
-        "open", "opened", "opened_at", "skip_first", "stratum",
+        "arms", "clients", "closed", "closed_at", "expires", "finished", "is_finished", "keys", "memory", "most",
+        "opened", "opened_at", "perhaps", "routed", "skip_first", "stratum",
     )  # fmt: skip
 
     def __init__(
@@ -184,88 +219,76 @@ class Batch:
         self.opened = opened
         self.opened_at = opened_at
         self.finished = finished
-        self.closed = False
+        self.closed = self.is_finished = False
         self.closed_at = 0.0
         self.expires = 0.0
-        self.open = 0
-        self.counted = 0
-        self.marks: list[Mark] = []
+        self.routed = 0
+        self.most = 0
+        self.perhaps: list[Mark] = []
         self.clients: dict[str, int] = {}
         self.keys: set[int] = set()
 
     def close(self, closed_at: float, expires: float) -> None:
-        """No request is added any more: fix each client's share, and sum up what is known.
+        """No request is added any more: fix each client's share, and take back what is beyond it.
 
         Args:
             closed_at: seconds since 1970.
             expires: monotonic seconds when every request's deadline has passed.
         """
         self.closed, self.closed_at, self.expires = True, closed_at, expires
-        marks, self.marks = self.marks, []
-        most = most_of_one(len(marks), len(self.clients))
-        for mark in marks:
-            if mark.nth >= most:
-                mark.status = _VOID
-            elif mark.status == _OPEN:
-                self.marks.append(mark)
-            else:
-                self._count(mark)
-        self.open = len(self.marks)
-        if not self.open:
-            self._finish()
-
-    def settle(self, mark: Mark) -> None:
-        """A request of a closed batch was answered."""
-        self._count(mark)
-        self.open -= 1
-        if not self.open:
-            self._finish()
+        self.most = most = most_of_one(self.routed, len(self.clients))
+        if any(requests > most for requests in self.clients.values()):
+            for mark in self.perhaps:
+                if mark.nth >= most:
+                    mark.tally.take_back(mark)
+        self.perhaps = []
+        self.finish_if_settled()
 
     def expire(self) -> None:
         """Every deadline has passed: who is not answered counts as asked, and as nothing bad.
 
         The gateway answers by the deadline itself, with 504; what is left is an answer that its caller reads slowly.
         """
-        for mark in self.marks:
-            if mark.status == _OPEN:
-                mark.status = _VOID
-                mark.arm.unanswered += 1
-                self.counted += 1
+        for arm in self.arms.values():
+            arm.unanswered = arm.routed - arm.settled
         self._finish()
 
+    def finish_if_settled(self) -> None:
+        if all(arm.routed == arm.settled for arm in self.arms.values()):
+            self._finish()
+
     def _finish(self) -> None:
-        self.marks, self.open = [], 0
+        self.is_finished = True
         self.finished(self)
 
-    def _count(self, mark: Mark) -> None:
+    def count(self, mark: Mark, host: Host, took_us: int) -> None:
         """Add one answered request to the sums."""
-        host, status, arm = mark.host, mark.status, mark.arm
-        if host is None:
-            self._give_back(mark)
-            return
-        self.counted += 1
+        arm, status = mark.arm, mark.status
         tally = arm.hosts.get(host)
         if tally is None:
             endpoint = host.endpoint
             warmth = self.memory.warmth(endpoint.host_id, endpoint.generation, arm.version, self.skip_first)
             tally = arm.hosts[host] = HostTally(warmth)
+        mark.tally = tally
         tally.requests += 1
         if status != 200:
-            cause = _cause(status)
-            if cause is not None and (mark.key is None or self.memory.is_first_bad(mark.key)):
-                tally.causes[cause] = tally.causes.get(cause, 0) + 1
-                if mark.key is not None:
-                    arm.bad_keys.append(mark.key)
-        if tally.warmth.left > 0:
-            tally.warmth.left -= 1
-        elif mark.timed and status in _TIMED:
-            us, slow = mark.took_us, tally.slow
-            bucket = int(_log(us) / _LOG_RATIO) if us > 1 else 0  # as signals.bucket_of
+            self._count_bad(mark, tally)
+        if mark.timed and not tally.warmth.left and status in _TIMED:
+            bucket = int(_log(took_us) / _LOG_RATIO) if took_us > 1 else 0  # as signals.bucket_of
+            mark.bucket = bucket
+            slow = tally.slow
             slow[bucket] = slow.get(bucket, 0) + 1
             return
-        self._give_back(mark)
-
-    def _give_back(self, mark: Mark) -> None:
-        """A sticky key's request could not be timed: another of the key may be."""
-        if mark.timed and mark.key is not None:
+        mark.bucket = -1
+        if tally.warmth.left:
+            tally.warmth.left -= 1
+        if mark.timed and mark.key is not None:  # another request of the key may be timed
             self.memory.timed.discard(mark.key)
+
+    def _count_bad(self, mark: Mark, tally: HostTally) -> None:
+        cause, key = _cause(mark.status), mark.key
+        if cause is None or (key is not None and not self.memory.is_first_bad(key)):
+            return
+        tally.causes[cause] = tally.causes.get(cause, 0) + 1
+        if key is not None:
+            mark.arm.bad_keys.append(key)

@@ -71,9 +71,8 @@ class Judged:
             batch.keys.add(key)
             timed = self.memory.may_time(key)
         mark = Mark(batch, arm, nth, key, timed)
-        marks = batch.marks
-        marks.append(mark)
-        if len(marks) >= BATCH_REQUESTS:
+        batch.routed = routed = batch.routed + 1
+        if routed >= BATCH_REQUESTS:
             self._close(stratum)
         return mark
 
@@ -112,14 +111,15 @@ class Judged:
     def _finished(self, batch: Batch) -> None:
         book, route, rollout = self._book, self._route, self.rollout
         del book.waiting[batch]
-        if not batch.counted:
+        candidate, stable = batch.arms[rollout.candidate], batch.arms[rollout.stable]
+        if not candidate.counted + stable.counted:
             return
         book.take(
             SignalBatch(
                 router=book.router, boot=book.boot, seq=book.next_seq(rollout.id), tenant=route.tenant,
                 model=route.model, rollout=rollout.id, revision=route.revision, stratum=batch.stratum,
                 opened_at=batch.opened_at, closed_at=batch.closed_at,
-                candidate=batch.arms[rollout.candidate].counts(), stable=batch.arms[rollout.stable].counts(),
+                candidate=candidate.counts(batch.most), stable=stable.counts(batch.most),
             )
         )  # fmt: skip
 
