@@ -54,8 +54,8 @@ def grown(capacity: Capacity, in_flight: float, placed: PlacedVersion) -> int:
 
 
 def kept(scaling: Scaling, floor: int) -> Scaling:
-    """`scaling` with at least `floor` replicas."""
-    return scaling.model_copy(update={"min": max(scaling.min, floor), "max": max(scaling.max, floor)})
+    """`scaling` with at least `floor` replicas, as far as its maximum, which the quota counts, allows."""
+    return scaling.model_copy(update={"min": min(max(scaling.min, floor), scaling.max)})
 
 
 def asks(

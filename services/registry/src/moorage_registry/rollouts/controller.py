@@ -31,7 +31,8 @@ ENTRIES_KEPT_S = 30 * 86_400.0
 _PURGE_EACH_S = 3600.0
 _AT_ONCE = 4
 _EARLY_MOST = 4096
-_EARLY_S = 30.0
+_OF_NONE_MOST = 256
+_CLOSE_S = 2.0
 
 
 @dataclass
@@ -43,7 +44,9 @@ class Controller:
     put_route: Callable[[TenantId, str], Awaitable[bool]]
     metrics: RolloutMetrics
     watches: dict[str, Watch] = field(default_factory=dict)
-    _early: deque[tuple[float, SignalBatch]] = field(default_factory=lambda: deque(maxlen=_EARLY_MOST))
+    _early: deque[tuple[int, SignalBatch]] = field(default_factory=lambda: deque(maxlen=_EARLY_MOST))
+    _of_none: deque[str] = field(default_factory=lambda: deque(maxlen=_OF_NONE_MOST))
+    _rounds: int = 0
     _awake: asyncio.Event = field(default_factory=asyncio.Event)
     _urgent: set[asyncio.Task[None]] = field(default_factory=set)
     _term: int | None = None
@@ -79,28 +82,44 @@ class Controller:
     async def close(self) -> None:
         """Let another registry go on at once."""
         self._wanted = False
-        for task in list(self._urgent):
-            task.cancel()
         self._drop()
+        if self._urgent:
+            # Inside a transaction, which is left to end.
+            await asyncio.wait(self._urgent, timeout=_CLOSE_S)
         await self.ticks.lease.release()
 
     def take(self, batch: SignalBatch) -> None:
         """A batch from the stream, in its order."""
         watch = self.watches.get(batch.rollout)
         if watch is None:
-            # Of one that has just started, or is over.
-            self._early.append((self.ticks.clock(), batch))
-            self.wake()
+            self._keep_early(batch)
             return
         missing = watch.missing
         self.metrics.batches.labels(watch.offer(batch)).inc()
         self.metrics.missing.inc(watch.missing - missing)
-        if watch.drain(self.ticks.clock()):
+        try:
+            is_urgent = watch.drain(self.ticks.clock())
+        except Exception:
+            # What is half judged is judged anew from the rows, without that batch.
+            self.metrics.failures.inc()
+            log.exception("a batch could not be judged", batch=batch.batch_id, model=batch.model)
+            self.watches.pop(batch.rollout, None)
+            return
+        if is_urgent:
             task = asyncio.create_task(self._look(watch))
             self._urgent.add(task)
             task.add_done_callback(self._urgent.discard)
 
+    def _keep_early(self, batch: SignalBatch) -> None:
+        """Of a rollout that has just started, or of none that runs: the next look at the rows tells."""
+        if batch.rollout in self._of_none:
+            self.metrics.batches.labels("of_none").inc()
+            return
+        self._early.append((self._rounds, batch))
+        self.wake()
+
     async def _round(self) -> None:
+        self._rounds += 1
         async with self.db.read() as session:
             rows = await RolloutRepository(session).moving()
         running = [row for row in rows if row.finished_at is None]
@@ -164,16 +183,17 @@ class Controller:
             watch.busy = False
 
     def _take_early(self) -> None:
-        """Batches that came before their rollout was known; those of none are dropped after a while."""
-        now = self.ticks.clock()
+        """Batches that came before their rollout was known; of none are those that the rows knew nothing of since."""
         early, self._early = self._early, deque(maxlen=_EARLY_MOST)
-        for at, batch in early:
+        for came_in, batch in early:
             if batch.rollout in self.watches:
                 self.take(batch)
-            elif now - at < _EARLY_S:
-                self._early.append((at, batch))
+            elif came_in == self._rounds:
+                self._early.append((came_in, batch))
             else:
                 self.metrics.batches.labels("of_none").inc()
+                if batch.rollout not in self._of_none:
+                    self._of_none.append(batch.rollout)
 
     async def _look(self, watch: Watch, gate: asyncio.Semaphore | None = None) -> None:
         """Tick, once more where something crossed meanwhile."""
@@ -188,9 +208,9 @@ class Controller:
 
     async def _tick(self, watch: Watch) -> None:
         began = time.perf_counter()
-        watch.drain(self.ticks.clock())
-        watch.busy = True
         try:
+            watch.drain(self.ticks.clock())
+            watch.busy = True
             outcome = await self.ticks.look(watch)
         except LeaseLost:
             log.warning("another registry moves rollouts now")

@@ -80,10 +80,18 @@ async def abort_rollout(model: ModelName, rollout: RolloutId, principal: Deploye
 
 
 @router.get("/{rollout}/verdicts")
-async def get_verdicts(model: ModelName, rollout: RolloutId, principal: Anyone, registry: RegistryDep) -> Verdicts:
-    """Every decision, with whether their chain of hashes is whole."""
+async def get_verdicts(
+    model: ModelName,
+    rollout: RolloutId,
+    principal: Anyone,
+    registry: RegistryDep,
+    *,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 500,
+) -> Verdicts:
+    """Every decision by number, with whether the chain of all their hashes is whole."""
     async with registry.db.read() as session:
-        return await RolloutReader(session, principal.tenant).verdicts(model, rollout)
+        return await RolloutReader(session, principal.tenant).verdicts(model, rollout, after, limit)
 
 
 @router.get("/{rollout}/explain")

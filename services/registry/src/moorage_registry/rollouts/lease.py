@@ -75,6 +75,9 @@ class Lease:
         now = self.clock()
         none = {"name": self.name, "holder": "", "fencing": 0, "expires_at": 0.0}
         await session.execute(insert_into(session, ControllerLeaseRow).values(none).on_conflict_do_nothing())
+        held = await session.get_one(ControllerLeaseRow, self.name)
+        if held.expires_at > now:
+            return None
         change = update(ControllerLeaseRow).where(
             ControllerLeaseRow.name == self.name, ControllerLeaseRow.expires_at <= now
         )

@@ -100,11 +100,12 @@ class RolloutReader:
             await DeploymentReader(self.session, self.tenant).live(model)
         return [rollout_of(row) for row in rows]
 
-    async def verdicts(self, model: str, rollout: str) -> Verdicts:
-        """Raises NotFound."""
+    async def verdicts(self, model: str, rollout: str, after: int, limit: int) -> Verdicts:
+        """Those after the number `after`; all are looked at for whether they are intact. Raises NotFound."""
         row = await self.row(model, rollout)
         found = await self._rows.verdicts(row.id)
-        return Verdicts(verdicts=[verdict_of(one) for one in found], intact=chain.intact(row, found))
+        page = [verdict_of(one) for one in found if one.number > after][:limit]
+        return Verdicts(verdicts=page, intact=chain.intact(row, found))
 
     async def explain(self, model: str, rollout: str) -> Explanation:
         """Raises NotFound."""

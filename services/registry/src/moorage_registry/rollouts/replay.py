@@ -13,47 +13,51 @@ from moorage_registry.rollouts.entries import parse_entry
 from moorage_registry.rollouts.judge import Judge
 from moorage_registry.rollouts.models import Replayed, ReplayedFailure
 from moorage_registry.rollouts.reading import RolloutReader
-from moorage_registry.rollouts.repository import RolloutRepository
-from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow
+from moorage_registry.rollouts.repository import PAGE, RolloutRepository
+from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow, RolloutVerdictRow
 
 ENTRIES_MOST = 200_000
 """Of one replay: some 18 hours of three routers' batches."""
 WAITING_MOST = 8
 
 
-@dataclass(frozen=True)
-class Log:
-    """What a rollout saw and what was stored of it: `bits` of the evidence by the entry it was of."""
+@dataclass
+class Replay:
+    """A log folded again, page by page. Pure, and long: not for an event loop.
 
-    row: RolloutRow
-    entries: Sequence[RolloutEntryRow]
+    `bits` are the stored digests of the evidence, by the entry that it was of.
+    """
+
+    judge: Judge
     bits: Mapping[int, Sequence[str]]
+    entries: int = 0
+    is_same: bool = True
+    failures: dict[str, ReplayedFailure] = field(default_factory=dict)
+
+    def fold(self, page: Sequence[RolloutEntryRow]) -> None:
+        """The next entries."""
+        for one in page:
+            self.judge.fold(parse_entry(one.kind, one.entry))
+            self.entries += 1
+            failure = self.judge.failure()
+            if failure is not None and failure.signal not in self.failures:
+                self.failures[failure.signal] = ReplayedFailure(
+                    seq=one.seq, at=one.at, signal=failure.signal, action=failure.action, sentence=failure.sentence
+                )
+            stored = self.bits.get(one.seq, ())
+            if stored:
+                now = chain.bits(chain.plain(self.judge.evidence().told()))
+                self.is_same = self.is_same and all(each == now for each in stored)
 
 
-def replay(log: Log, policy: RolloutPolicy) -> Replayed:
-    """Fold the whole log under `policy`. Pure, and long: not for an event loop."""
-    judge = Judge(policy, log.row.stable, log.row.candidate)
-    failures: dict[str, ReplayedFailure] = {}
-    is_same = True
-    for one in log.entries:
-        judge.fold(parse_entry(one.kind, one.entry))
-        failure = judge.failure()
-        if failure is not None and failure.signal not in failures:
-            failures[failure.signal] = ReplayedFailure(
-                seq=one.seq, at=one.at, signal=failure.signal, action=failure.action, sentence=failure.sentence
-            )
-        stored = log.bits.get(one.seq)
-        if stored:
-            now = chain.bits(chain.plain(judge.evidence().told()))
-            is_same = is_same and all(each == now for each in stored)
-    return Replayed(
-        same=is_same,
-        entries=len(log.entries),
-        policy_hash=chain.digest(policy.model_dump(mode="json")),
-        evidence=chain.plain(judge.evidence().told()),
-        stored=log.row.outlook.get("evidence", {}),
-        failures=list(failures.values()),
-    )
+def stored_bits(row: RolloutRow, verdicts: Sequence[RolloutVerdictRow]) -> dict[int, list[str]]:
+    """Digests of the evidence, by the entry that it was of."""
+    bits: dict[int, list[str]] = {}
+    for verdict in verdicts:
+        bits.setdefault(verdict.seq, []).append(verdict.detail["bits"])
+    if "bits" in row.outlook:
+        bits.setdefault(row.outlook["seq"], []).append(row.outlook["bits"])
+    return bits
 
 
 @dataclass
@@ -72,29 +76,34 @@ class Replays:
         self._waiting += 1
         try:
             async with self._turn:
-                log = await self._log(tenant, model, rollout)
-                return await asyncio.to_thread(replay, log, policy or RolloutPolicy.model_validate(log.row.policy))
+                return await self._replay(tenant, model, rollout, policy)
         finally:
             self._waiting -= 1
 
-    async def _log(self, tenant: TenantId, model: str, rollout: str) -> Log:
+    async def _replay(self, tenant: TenantId, model: str, rollout: str, policy: RolloutPolicy | None) -> Replayed:
         async with self.db.read() as session:
             row = await RolloutReader(session, tenant).row(model, rollout)
-            rows = RolloutRepository(session)
-            if row.seq > ENTRIES_MOST:
-                message = (
-                    f"the log of {row.id} has {row.seq:,} entries and at most {ENTRIES_MOST:,} are replayed here; "
-                    "read it with GET .../log"
-                )
-                raise Conflict(message, code="log_too_long")
-            entries = await rows.entries(row.id, 0, ENTRIES_MOST)
-            verdicts = await rows.verdicts(row.id)
-        if len(entries) < row.seq:
-            message = f"what rollout {row.id} saw is kept for 30 days after its end, and is gone; its verdicts are kept"
-            raise Conflict(message, code="log_gone")
-        bits: dict[int, list[str]] = {}
-        for verdict in verdicts:
-            bits.setdefault(verdict.seq, []).append(verdict.detail["bits"])
-        if "bits" in row.outlook:
-            bits.setdefault(row.outlook["seq"], []).append(row.outlook["bits"])
-        return Log(row, entries, bits)
+            verdicts = await RolloutRepository(session).verdicts(row.id)
+        if row.seq > ENTRIES_MOST:
+            message = (
+                f"the log of {row.id} has {row.seq:,} entries and at most {ENTRIES_MOST:,} are replayed here; "
+                "read it with GET .../log"
+            )
+            raise Conflict(message, code="log_too_long")
+        under = policy or RolloutPolicy.model_validate(row.policy)
+        run = Replay(Judge(under, row.stable, row.candidate), stored_bits(row, verdicts))
+        while run.entries < row.seq:
+            async with self.db.read() as session:
+                page = await RolloutRepository(session).entries(row.id, run.entries, min(PAGE, row.seq - run.entries))
+            if not page:
+                message = f"what {row.id} saw is kept for 30 days after its end, and is gone; its verdicts are kept"
+                raise Conflict(message, code="log_gone")
+            await asyncio.to_thread(run.fold, page)
+        return Replayed(
+            same=run.is_same,
+            entries=run.entries,
+            policy_hash=chain.digest(under.model_dump(mode="json")),
+            evidence=chain.plain(run.judge.evidence().told()),
+            stored=row.outlook.get("evidence", {}),
+            failures=list(run.failures.values()),
+        )

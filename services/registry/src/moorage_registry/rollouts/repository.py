@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.contracts.names import TenantId
@@ -65,10 +65,6 @@ class RolloutRepository:
         query = select(RolloutVerdictRow).where(RolloutVerdictRow.rollout == rollout)
         return (await self._session.scalars(query.order_by(RolloutVerdictRow.number))).all()
 
-    async def last_verdict(self, rollout: str) -> RolloutVerdictRow | None:
-        query = select(RolloutVerdictRow).where(RolloutVerdictRow.rollout == rollout)
-        return await self._session.scalar(query.order_by(RolloutVerdictRow.number.desc()).limit(1))
-
     async def reads(self, rollout: str) -> dict[tuple[str, str], int]:
         """By router and boot, the number of the last batch that was judged."""
         rows = await self._session.scalars(select(RolloutReadRow).where(RolloutReadRow.rollout == rollout))
@@ -108,7 +104,3 @@ class RolloutRepository:
         for table in (RolloutEntryRow, RolloutReadRow):
             await self._session.execute(delete(table).where(table.rollout.in_(old)))
         return len(old)
-
-    async def count_moving(self) -> int:
-        query = select(func.count()).select_from(RolloutRow).where(RolloutRow.finished_at.is_(None))
-        return int(await self._session.scalar(query) or 0)

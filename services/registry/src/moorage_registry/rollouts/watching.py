@@ -1,7 +1,9 @@
 """One rollout in the memory of the registry that moves it: its judge, what it has read, what is not written yet."""
 
 import asyncio
+import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,12 +19,14 @@ from moorage_registry.rollouts.entries import BatchEntry, Entry, Label, LabelsEn
 from moorage_registry.rollouts.facts import CRASH_WINDOW_S, Restarts, restarts_of
 from moorage_registry.rollouts.judge import Judge
 from moorage_registry.rollouts.repository import PAGE, RolloutRepository
-from moorage_registry.rollouts.tables import RolloutRow
+from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow
 from moorage_registry.rollouts.weights import BASELINE
 
 INBOX_MOST = 10_000
 """Batches kept of one rollout while the database is away; what comes after is lost, which costs evidence alone."""
 LOAD_SAMPLES = 10
+
+_LARGEST = 2**31
 
 Taken = Literal["taken", "again", "foreign", "too_many"]
 
@@ -72,9 +76,8 @@ class Watch:
     def offer(self, batch: SignalBatch) -> Taken:
         """Keep a batch that has not been read yet."""
         row = self.row
-        if (batch.tenant, batch.model) != (row.tenant, row.model) or (
-            batch.stable.version, batch.candidate.version,
-        ) != (row.stable, row.candidate):  # fmt: skip
+        parties = (batch.tenant, batch.model, batch.stable.version, batch.candidate.version)
+        if parties != (row.tenant, row.model, row.stable, row.candidate) or not makes_sense(batch):
             return "foreign"
         place = (batch.router, batch.boot)
         last = self.reads.get(place, 0)
@@ -138,6 +141,19 @@ class Watch:
         self.seq = row.seq
 
 
+def makes_sense(batch: SignalBatch) -> bool:
+    """Whether its counts could be: what is judged and kept for good is not taken on trust."""
+    for arm in (batch.stable, batch.candidate):
+        for host in arm.hosts:
+            if not 0 <= host.bad <= host.requests < _LARGEST or any(count < 0 for count in host.slow.values()):
+                return False
+        if any(count < 0 for count in arm.predictions.classes.values()):
+            return False
+        if not all(math.isfinite(number) for number in arm.predictions.numbers):
+            return False
+    return 0 < batch.seq < _LARGEST
+
+
 def label_of(row: LabelRow, rollout: RolloutRow) -> Label:
     is_paired = row.other_version in (rollout.stable, rollout.candidate)
     return Label(
@@ -178,12 +194,16 @@ async def catch_up(session: AsyncSession, watch: Watch, row: RolloutRow) -> None
         page = await rows.entries(row.id, watch.seq, PAGE)
         if not page:
             break
-        for one in page:
-            entry = parse_entry(one.kind, one.entry)
-            watch.judge.fold(entry)
-            if isinstance(entry, LabelsEntry):
-                watch.settled_to = max(watch.settled_to, entry.settled_to)
-            watch.seq = one.seq
         session.expunge_all()
-        await asyncio.sleep(0)
+        # In a thread, since it is long, and others are answered meanwhile.
+        await asyncio.to_thread(_fold, watch, page)
     watch.row = row
+
+
+def _fold(watch: Watch, page: Sequence[RolloutEntryRow]) -> None:
+    for one in page:
+        entry = parse_entry(one.kind, one.entry)
+        watch.judge.fold(entry)
+        if isinstance(entry, LabelsEntry):
+            watch.settled_to = max(watch.settled_to, entry.settled_to)
+        watch.seq = one.seq
