@@ -97,12 +97,28 @@ def test_thresholds_never_come_from_what_they_judge() -> None:
     random = RANDOM(4)
     judge = learnt(random)
     before = latency(judge).detail["quantiles"]
-    for seq in range(2, 30):
+    judge.fold(batch(2, hosts(random, 25, 2.0), hosts(random, 600, 2.0)))
+    told = latency(judge).detail["quantiles"]
+    assert [one["stable_us"] for one in told] == [one["stable_us"] for one in before]
+    assert told[0]["stable_slow"] > 550
+    for seq in range(3, 30):
         judge.fold(batch(seq, hosts(random, 25, 2.0), hosts(random, 475, 2.0)))
-    assert [one["stable_us"] for one in latency(judge).detail["quantiles"]] == [one["stable_us"] for one in before]
     judge.fold(StepEntry(step=1, weight=25.0))
     after = latency(judge).detail["quantiles"]
     assert after[0]["stable_us"] == pytest.approx(2 * before[0]["stable_us"], rel=0.06)
+
+
+def test_a_baseline_from_a_slow_minute_holds_nothing_up_for_good() -> None:
+    random = RANDOM(8)
+    judge = Judge(RolloutPolicy(latency=LatencyPolicy(margin_pct=100)), 1, 2)
+    judge.fold(StepEntry(step=-1))
+    judge.fold(batch(1, [], hosts(random, 2000, 5.0)))
+    judge.fold(STEP)
+    for seq in range(2, 60):
+        judge.fold(batch(seq, hosts(random, 50), hosts(random, 450)))
+    assert judge.failure() is None
+    safety = next(one for one in judge.evidence().safety if one.name == "latency")
+    assert safety.passed
 
 
 def test_without_enough_of_stable_it_learns_first_and_judges_from_then_on() -> None:

@@ -18,6 +18,8 @@ P95 = QUANTILES.index(0.95)
 RATIOS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0)
 WINDOW = 2000
 """Thresholds are of so many of stable's last requests."""
+REFRESH = 500
+"""They are taken anew whenever so many more were judged."""
 LEAST = 200
 """With fewer there are no thresholds yet."""
 

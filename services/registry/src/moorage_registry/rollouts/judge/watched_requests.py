@@ -12,7 +12,7 @@ from moorage_registry.rollouts.judge.errors import ErrorsSignal
 from moorage_registry.rollouts.judge.evidence import Failure, SafetyEvidence, SignalEvidence
 from moorage_registry.rollouts.judge.hosts import Hosts
 from moorage_registry.rollouts.judge.keys import SeenKeys
-from moorage_registry.rollouts.judge.latency import P95, QUANTILES, LatencySignal, Recent, Thresholds, beyond
+from moorage_registry.rollouts.judge.latency import P95, QUANTILES, REFRESH, LatencySignal, Recent, Thresholds, beyond
 from moorage_registry.rollouts.judge.safety import LatencySafety, RateSafety
 from moorage_registry.rollouts.judge.share import Counts
 
@@ -76,7 +76,9 @@ class WatchedErrors:
 
 
 class WatchedLatency:
-    """The signal `latency`. Learns stable's quantiles until a step begins, and judges by those from then on."""
+    """The signal `latency`. Learns stable's quantiles, and judges by those from before a step began; as it goes on, by
+    those from before each `REFRESH` further requests of stable, so that a minute that was slow for everybody does not
+    hold the rollout up for good. Whatever they are, they are settled before what they judge, so the bound holds."""
 
     def __init__(self, policy: RolloutPolicy, hosts: Hosts) -> None:
         self._policy = policy.latency
@@ -86,14 +88,17 @@ class WatchedLatency:
         self._safe_at = threshold(policy.beta / len(policy.steps))
         self._recent = Recent()
         self._thresholds: Thresholds | None = None
+        self._judged = 0
+        """Requests of stable since the thresholds were taken."""
 
     def read(self, batch: SignalBatch, *, learning: bool) -> Factor:
         """What a batch says by the thresholds from before it; then it is learnt from."""
         stable = _pooled(batch.stable)
-        if self._thresholds is None and not learning:
-            self._thresholds = self._recent.thresholds(self._policy)
+        if not learning and (self._thresholds is None or self._judged >= REFRESH):
+            self._freeze()
         factor = {} if self._thresholds is None else self._factor(batch, stable, self._thresholds)
         self._recent.add(stable)
+        self._judged += stable.total()
         return factor
 
     def fold(self, factor: Factor) -> None:
@@ -103,7 +108,7 @@ class WatchedLatency:
 
     def begin(self) -> None:
         """A step begins: freeze the thresholds."""
-        self._thresholds = self._recent.thresholds(self._policy) or self._thresholds
+        self._freeze()
         self._safety.begin()
 
     def evidence(self) -> SignalEvidence:
@@ -139,6 +144,10 @@ class WatchedLatency:
             return None
         one = self.evidence()
         return Failure(signal="latency", action="roll_back", sentence=sentences.latency(one), numbers=one.told())
+
+    def _freeze(self) -> None:
+        self._thresholds = self._recent.thresholds(self._policy) or self._thresholds
+        self._judged = 0
 
     def _factor(self, batch: SignalBatch, stable: Counter[int], edges: Thresholds) -> Factor:
         for host in batch.candidate.hosts:
