@@ -52,6 +52,7 @@ bench: setup ## Measure what docs/benchmarks.md claims (an hour and a half; make
 	$(BIN)/python bench/router.py
 	$(BIN)/python bench/connections.py
 	$(BIN)/python bench/rollout_overhead.py
+	$(BIN)/python bench/judge.py
 	$(BIN)/python bench/fuzz_codec.py
 	$(BIN)/python bench/dataplane.py
 	$(BIN)/python bench/gpu_fairness.py

@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moorage_common.contracts.rollouts import QualityPolicy, RolloutPolicy
 from moorage_registry.rollouts.judge.arith import exp, ln, log_mean_exp
+from moorage_registry.rollouts.judge.drift import DriftSignal
+from moorage_registry.rollouts.judge.errors import ErrorsSignal
+from moorage_registry.rollouts.judge.latency import LatencySignal
+from moorage_registry.rollouts.judge.quality import QualitySignal
+from moorage_registry.rollouts.judge.safety import RateSafety
 from moorage_registry.rollouts.judge.share import Counts, ShareProcess, reached
 
 RATIOS = (1.2, 2.0, 5.0)
@@ -63,3 +69,32 @@ def test_requests_of_one_version_alone_say_nothing(requests: int, bad: int) -> N
 def test_the_mean_is_of_the_numbers_not_of_their_logarithms() -> None:
     logs = np.array([0.0, 700.0, -5000.0])
     assert math.isclose(float(log_mean_exp(logs)), 700.0 - math.log(3), rel_tol=1e-15)
+
+
+def test_every_signal_judges_many_runs_at_once_as_each_by_itself_to_the_bit() -> None:
+    runs, policy = 5, RolloutPolicy(quality=QualityPolicy(paired_pct=50))
+    random = np.random.default_rng(9)
+    shapes: list[tuple[int, ...]] = [(runs,), *[()] * runs]
+    judges = [
+        (
+            ErrorsSignal(policy.errors, shape), LatencySignal(policy.latency, shape),
+            QualitySignal(policy.quality, shape), DriftSignal(policy.drift, 4, shape), RateSafety(0.02, shape),
+        )
+        for shape in shapes
+    ]  # fmt: skip
+    for _ in range(30):
+        n_c, n_s = random.integers(0, 60, runs), random.integers(50, 400, runs)
+        x_c, x_s = random.binomial(n_c, 0.05), random.binomial(n_s, 0.03)
+        slow_c, slow_s = random.binomial(n_c, 0.3, (5, runs)), random.binomial(n_s, 0.2, (5, runs))
+        for at, judged in zip([slice(None), *range(runs)], judges, strict=True):
+            counts = Counts(n_c[at], n_s[at], x_c[at], x_s[at])
+            errors, latency, quality, drift, safety = judged
+            errors.fold(counts)
+            latency.fold(Counts(n_c[at], n_s[at], slow_c[:, at], slow_s[:, at]))
+            quality.fold(counts)
+            quality.fold_pairs(x_c[at], x_s[at])
+            drift.fold(Counts(n_c[at], n_s[at], slow_c[:4, at], slow_s[:4, at]))
+            safety.fold(counts)
+    for position in range(5):
+        together = [float(one).hex() for one in judges[0][position].log_e]
+        assert together == [float(alone[position].log_e).hex() for alone in judges[1:]]
