@@ -55,7 +55,7 @@ def log_mean_exp(logs: Floats) -> Floats:
 
 
 def _horner(coefficients: list[float], x: Floats) -> Any:
-    total = np.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
+    total = x * coefficients[-1] + coefficients[-2]
+    for coefficient in reversed(coefficients[:-2]):
         total = total * x + coefficient
     return total

@@ -36,9 +36,11 @@ class Judge:
         self._quality = WatchedQuality(policy, stable, candidate)
         self._failed: Failure | None = None
         self._drifts: Failure | None = None
+        self._told: Evidence | None = None
 
     def fold(self, entry: Entry) -> None:
         """Take in the next entry."""
+        self._told = None
         match entry:
             case BatchEntry():
                 self._fold_batch(entry)
@@ -49,15 +51,17 @@ class Judge:
 
     def evidence(self) -> Evidence:
         """What is known after the entries so far."""
-        return Evidence(
-            signals=self._signals(),
-            safety=self._safety(),
-            step=self._step.step,
-            baseline_requests=self._baseline,
-            candidate_requests=self._in_step[0],
-            stable_requests=self._in_step[1],
-            labels=self._labels,
-        )
+        if self._told is None:
+            self._told = Evidence(
+                signals=self._signals(),
+                safety=self._safety(),
+                step=self._step.step,
+                baseline_requests=self._baseline,
+                candidate_requests=self._in_step[0],
+                stable_requests=self._in_step[1],
+                labels=self._labels,
+            )
+        return self._told
 
     def failure(self) -> Failure | None:
         """The signal that has crossed, if one has.
