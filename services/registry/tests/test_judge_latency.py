@@ -22,6 +22,12 @@ def hosts(random: np.random.Generator, requests: int, factor: float = 1.0, name:
     return [HostCounts(host=name, requests=requests, slow=dict(slow))]
 
 
+def later(random: np.random.Generator, requests: int, more_us: float) -> list[HostCounts]:
+    """Times around 1.5 ms, and so many microseconds more."""
+    times = 1_500 * np.exp(0.35 * random.standard_normal(requests)) + more_us
+    return [HostCounts(host="h1", requests=requests, slow=dict(Counter(bucket_of(float(us)) for us in times)))]
+
+
 def batch(seq: int, candidate: list[HostCounts], stable: list[HostCounts]) -> BatchEntry:
     return BatchEntry(
         batch=SignalBatch(
@@ -76,7 +82,7 @@ def test_slower_by_less_than_the_least_difference_never_counts() -> None:
 
 
 def test_thresholds_are_stables_quantiles_and_the_candidates_are_later_by_the_least_difference() -> None:
-    policy = LatencyPolicy(least_gap_pct=5, margin_pct=20)
+    policy = LatencyPolicy(least_gap_pct=5, margin_pct=20, least_gap_ms=0, margin_ms=0)
     slow = Counter(bucket_of(us) for us in range(1000, 101_000, 10))
     edges = thresholds_of(slow, policy)
     for quantile, stable_us, candidate in zip(QUANTILES, edges.us, edges.candidate, strict=True):
@@ -84,6 +90,26 @@ def test_thresholds_are_stables_quantiles_and_the_candidates_are_later_by_the_le
         assert exact <= stable_us <= exact * 1.03
         assert edge_us(int(candidate)) >= 1.05 * stable_us
     assert edge_us(edges.margin) <= 1.2 * edges.us[3]
+
+
+def test_a_model_of_a_millisecond_is_not_slower_for_being_colder_but_is_for_three_times_as_many_milliseconds() -> None:
+    for more_us, slower in ((1_000, False), (6_000, True)):
+        random = RANDOM(9)
+        judge = Judge(RolloutPolicy(), 1, 2)
+        judge.fold(StepEntry(step=-1))
+        judge.fold(batch(1, [], later(random, 2000, 0)))
+        judge.fold(STEP)
+        for seq in range(2, 60):
+            judge.fold(batch(seq, later(random, 50, more_us), later(random, 450, 0)))
+        assert (judge.failure() is not None) == slower
+        safety = next(one for one in judge.evidence().safety if one.name == "latency")
+        assert safety.passed != slower
+
+
+def test_where_milliseconds_are_more_than_per_cent_they_are_the_least_difference_and_the_margin() -> None:
+    edges = thresholds_of(Counter({bucket_of(1000): 1000}), LatencyPolicy())
+    assert all(one >= stable + 2000 * (1 - 1e-9) for one, stable in zip(edges.candidate_us, edges.us, strict=True))
+    assert edges.us[3] + 3800 <= edge_us(edges.margin) <= edges.us[3] + 4000 * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("per_cent", [0, 1, 2, 5, 10, 20, 100, 1000])

@@ -72,6 +72,13 @@ class LatencyPolicy(_Part):
     least_gap_pct: float = Field(
         default=5.0, ge=0, le=1000, description="What is slower by less never counts as slower."
     )
+    least_gap_ms: float = Field(
+        default=2.0, ge=0, le=60_000,
+        description="Nor by fewer milliseconds: a replica with few requests is so much colder.",
+    )  # fmt: skip
+    margin_ms: float = Field(
+        default=4.0, ge=0, le=60_000, description="Where `margin_pct` is fewer milliseconds, so many are allowed."
+    )
     skip_first: int = Field(default=50, ge=0, le=100_000, description="Requests of a new replica left out.")
 
 

@@ -218,8 +218,8 @@ def _lacks(step: Step, evidence: Evidence, names: list[str], needed: int | None)
         return f"{seen}: nothing to judge its safety by yet"
     what = " and ".join(names)
     if needed is None:
-        return f"{seen} do not show that its {what} are within the margin, nor look like it"
-    return f"{seen} do not yet show that its {what} are within the margin: about {needed:,} more are needed"
+        return f"{seen} do not show its {what} within the margin, nor look like it"
+    return f"{seen} do not yet show its {what} within the margin: about {needed:,} more are needed"
 
 
 def _eta_s(needed: int | None, seen: int, for_s: float) -> float | None:

@@ -30,13 +30,20 @@ def buckets_up(per_cent: float, *, at_least: bool) -> int:
     return math.ceil(exact - 1e-9) if at_least else math.floor(exact + 1e-9)
 
 
+def buckets_later(buckets: Ints, ms: float, *, at_least: bool) -> Ints:
+    """The log buckets that begin so many milliseconds after those given, rounded up or down."""
+    exact = [math.log(edge_us(int(bucket)) + ms * 1000.0) / math.log(BUCKET_RATIO) for bucket in buckets]
+    return np.array([math.ceil(one - 1e-9) if at_least else math.floor(one + 1e-9) for one in exact], dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """From which log bucket on a request is slow, by quantile.
 
     Attributes:
-        stable, candidate: of either version; the candidate's are later by the policy's least difference.
-        margin: of the candidate, for its safety: p95, later by the policy's margin.
+        stable, candidate: of either version; the candidate's are later by the policy's least difference, in per cent
+            or in milliseconds, whichever is more.
+        margin: of the candidate, for its safety: p95, later by the policy's margin, likewise.
         beyond_margin: which part of stable's own requests was beyond `margin`.
     """
 
@@ -62,9 +69,17 @@ def thresholds_of(slow: Mapping[int, int], policy: LatencyPolicy) -> Thresholds:
     total = int(below[-1])
     first = [int(np.searchsorted(below, quantile * total - 1e-9)) for quantile in QUANTILES]
     stable = np.array([buckets[position] + 1 for position in first])
-    margin = int(stable[P95]) + buckets_up(policy.margin_pct, at_least=False)
+    candidate = np.maximum(
+        stable + buckets_up(policy.least_gap_pct, at_least=True),
+        buckets_later(stable, policy.least_gap_ms, at_least=True),
+    )
+    p95 = stable[P95 : P95 + 1]
+    margin = max(
+        int(p95[0]) + buckets_up(policy.margin_pct, at_least=False),
+        int(buckets_later(p95, policy.margin_ms, at_least=False)[0]),
+    )
     beyond = sum(count for bucket, count in slow.items() if bucket >= margin)
-    return Thresholds(stable, stable + buckets_up(policy.least_gap_pct, at_least=True), margin, beyond / total)
+    return Thresholds(stable, candidate, margin, beyond / total)
 
 
 class Recent:

@@ -38,7 +38,8 @@ def latency(evidence: SignalEvidence) -> str:
     """Of a candidate that is too slow, by the quantile that shows it most."""
     most = max(evidence.detail["quantiles"], key=lambda one: float(one["log_e"]))
     slow_c, slow_s = int(most["candidate_slow"]), int(most["stable_slow"])
-    where = from_one_host([(host, host.timed, host.slow) for host in evidence.per_host])
+    by_host = [(host, host.timed, host.slow) for host in evidence.per_host]
+    where = from_one_host(by_host, of="those beyond the 95 % quantile")
     return (
         f"{per_cent(slow_c / max(evidence.candidate_n, 1))} of the candidate's {evidence.candidate_n:,} requests took "
         f"{_ms(most['candidate_us'])} or longer ({slow_c:,}), against {per_cent(slow_s / max(evidence.stable_n, 1))} "
@@ -85,11 +86,12 @@ def _ms(us: float) -> str:
     return f"{us / 1000:.3g} ms"
 
 
-def from_one_host(hosts: Sequence[tuple[HostEvidence, int, int]]) -> str:
+def from_one_host(hosts: Sequence[tuple[HostEvidence, int, int]], of: str = "it") -> str:
     """Says so if nearly all bad ones are of one host that has no such part of the requests; else nothing.
 
     Args:
         hosts: each with its requests and how many of them were bad.
+        of: what the bad ones are called.
     """
     requests, bad = sum(n for _, n, _ in hosts), sum(x for _, _, x in hosts)
     if len(hosts) < 2 or not bad:
@@ -98,7 +100,7 @@ def from_one_host(hosts: Sequence[tuple[HostEvidence, int, int]]) -> str:
     if x < MOSTLY * bad or n >= MOSTLY * requests:
         return ""
     part = "all" if x == bad else f"{x:,} of {bad:,}"
-    return f"; {part} of it from host {host.host}, which had {n:,} of the {requests:,} requests"
+    return f"; {part} of {of} from host {host.host}, which had {n:,} of the {requests:,} requests"
 
 
 def _odds(log: float) -> str:
