@@ -111,7 +111,9 @@ async def test_a_registry_killed_in_mid_rollout_goes_on_with_the_same_bits(
 ) -> None:
     async with httpx.AsyncClient(base_url=process.url) as http:
         stage = await staged(process, bus, http, db)
-        rollout = await stage.start(steps=[{"weight": 20, "at_least_s": 3}, {"weight": 50, "at_least_s": 2}])
+        signals = {name: {"on": True} for name in ("latency", "drift", "quality")}
+        steps = [{"weight": 20, "at_least_s": 3}, {"weight": 50, "at_least_s": 2}]
+        rollout = await stage.start(steps=steps, **signals)
         await stage.report(*ready(1, 2), *ready(2, 2))
         routers = [Router("r1"), Router("r2")]
 

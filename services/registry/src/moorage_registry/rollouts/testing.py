@@ -12,7 +12,7 @@ from sqlalchemy import select
 from moorage_common.bus import Bus
 from moorage_common.contracts.desired import ReplicaStatus, Status, ValidationResult
 from moorage_common.contracts.names import BUCKET_STATUS, desired_key, signals_subject
-from moorage_common.contracts.signals import ArmCounts, HostCounts, SignalBatch
+from moorage_common.contracts.signals import SAMPLED, ArmCounts, HostCounts, Predictions, SignalBatch, bucket_of
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.db import Database
 from moorage_common.kv import BucketWriter
@@ -33,6 +33,9 @@ QUICK: Json = {
     "candidate_hosts": 1,
 }
 """A policy that a test has time for: errors alone, by the default margin."""
+
+
+BUCKETS = 40
 
 
 @dataclass
@@ -218,6 +221,13 @@ def replica(version: int, host: str, state: str, **more: Any) -> ReplicaStatus:
 
 
 def _arm(version: int, requests: int, bad: int) -> ArmCounts:
+    """Requests of one host: 4 to 9 ms each, two classes answered, the same whichever version."""
+    if not requests:
+        return ArmCounts(version=version)
+    fastest = bucket_of(4000.0)
+    slow = {fastest + number: (requests + number) // BUCKETS for number in range(BUCKETS)}
     causes = {"500": bad} if bad else {}
-    host = HostCounts(host=f"h{version}", requests=requests, bad=bad, causes=causes)
-    return ArmCounts(version=version, hosts=[host] if requests else [])
+    host = HostCounts(host=f"h{version}", requests=requests, bad=bad, causes=causes, slow=slow)
+    sampled = min(requests, SAMPLED)
+    classes = {"cat": sampled - sampled // 4, "dog": sampled // 4}
+    return ArmCounts(version=version, hosts=[host], predictions=Predictions(classes=classes))
