@@ -114,12 +114,14 @@ class Moves:
         append(self.work.session, row, entry, self.work.now)
         return entry
 
-    def hold(self, sentence: str) -> None:
-        """Go no further until what the sentence says has passed."""
+    def hold(self, sentence: str, signal: str = "") -> None:
+        """Go no further until what the sentence says has passed. `signal` is the judge's, where one speaks for it."""
         if self.row.state != "hold":
             self.row.resumes_as = self.row.state
         self.row.state, self.row.reason = "hold", sentence
-        self.verdict("held", sentence)
+        if signal and signal not in self.row.outlook.get("held", []):
+            self.row.outlook = {**self.row.outlook, "held": [*self.row.outlook.get("held", []), signal]}
+        self.verdict("held", sentence, **({"signal": signal} if signal else {}))
 
     def pause(self, sentence: str) -> None:
         """Go no further until a person says so."""

@@ -147,7 +147,7 @@ class Stage:
         return found
 
     async def send(
-        self, rollout: Json, router: Router, candidate: tuple[int, int], stable: tuple[int, int], **more: Any
+        self, rollout: Json, router: Router, candidate: tuple[int, int], stable: tuple[int, int], /, **more: Any
     ) -> SignalBatch:
         """One batch: requests and bad ones of both."""
         router.seq += 1
@@ -190,11 +190,11 @@ class Stage:
         Args:
             bad: share of the candidate's requests that fail; of stable's, none do.
         """
-        sender = router or Router()
+        sender, is_over = router or Router(), False
 
         async def drive() -> None:
             weight = float(rollout["weight"])
-            while True:
+            while not is_over:
                 # As routers do, by what was last heard where the registry is away.
                 with contextlib.suppress(httpx.TransportError):
                     weight = (await self.rollout(rollout["id"]))["weight"]
@@ -206,14 +206,18 @@ class Stage:
         try:
             yield sender
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            is_over = True  # told, not cancelled: asyncio.wait_for, which NATS's client uses, may swallow that
+            await task
 
 
 def ready(version: int, count: int = 1, **more: Any) -> list[ReplicaStatus]:
     """Replicas of a version that answer."""
     return [replica(version, f"v{version}-{number}", "ready", **more) for number in range(count)]
+
+
+async def both_ready(stage: Stage) -> None:
+    """Two replicas of version 1 and two of version 2 answer."""
+    await stage.report(*ready(1, 2), *ready(2, 2))
 
 
 def replica(version: int, host: str, state: str, **more: Any) -> ReplicaStatus:

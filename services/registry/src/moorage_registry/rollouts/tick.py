@@ -224,6 +224,7 @@ class Ticks:
             "seq": judged.seq,
             "bits": chain.bits(judged.evidence),
             "alerted": moves.row.outlook.get("alerted", []),
+            "held": moves.row.outlook.get("held", []),
             "eta_s": decision.eta_s if isinstance(decision, Stay | Hold) else None,
             "needed": decision.needed if isinstance(decision, Stay | Hold) else None,
         }
@@ -246,11 +247,20 @@ class Ticks:
                 await moves.finish(telling.done(row.candidate, row.stable, evidence))
             case Alert():
                 moves.alert(decision.signal, decision.sentence)
-            case Hold() if row.state != "hold":
-                moves.hold(decision.reason)
+            case Hold():
+                signal = _signal_of(decision, watch)
+                if row.state != "hold" or (signal and signal not in row.outlook.get("held", [])):
+                    moves.hold(decision.reason, signal)
+                else:
+                    row.reason = decision.reason
             case Stay() if row.state == "hold":
                 moves.resume(decision.reason)
-            case Hold() | Stay():
-                if row.state != "paused":
-                    row.reason = decision.reason
+            case Stay() if row.state != "paused":
+                row.reason = decision.reason
         return None
+
+
+def _signal_of(decision: Hold, watch: Watch) -> str:
+    """The judge's signal that it holds for; "" for anything else."""
+    failure = watch.judge.failure()
+    return failure.signal if failure is not None and failure.sentence == decision.reason else ""
