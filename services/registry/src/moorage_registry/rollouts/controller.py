@@ -217,9 +217,7 @@ class Controller:
             self._drop()
             return
         except Stale:
-            watch.busy = False
-            await self._refresh(watch)
-            self.wake()
+            self.wake()  # the next look at the rows takes in what the other wrote
             return
         except Exception:
             self.metrics.failures.inc()
@@ -228,13 +226,21 @@ class Controller:
         finally:
             watch.busy = False
         if outcome.moved:
-            await self.put_route(watch.tenant, watch.row.model)
+            await self._tell_routers(watch)
         for kind in outcome.given:
             self.metrics.verdicts.labels(kind).inc()
             log.info("rollout", rollout=watch.row.id, model=watch.row.model, verdict=kind, reason=watch.row.reason)
         self.metrics.look_seconds.observe(time.perf_counter() - began)
         if watch.drain(self.ticks.clock()):
             watch.again = True
+
+    async def _tell_routers(self, watch: Watch) -> None:
+        """At once; where that fails, the publisher makes up for it."""
+        try:
+            await self.put_route(watch.tenant, watch.row.model)
+        except Exception:
+            self.metrics.failures.inc()
+            log.exception("a route is put later", model=watch.row.model)
 
     async def _end_leaving(self, rows: Sequence[RolloutRow]) -> None:
         now = self.ticks.clock()
