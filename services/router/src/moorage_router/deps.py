@@ -27,6 +27,7 @@ from moorage_router.limits.limiter import Limiter
 from moorage_router.limits.store import LimitStore
 from moorage_router.load import LoadReporter
 from moorage_router.metrics import RouterMetrics, counter, gauge
+from moorage_router.observation import Observer
 from moorage_router.parking import Parking
 from moorage_router.pool import SWEEP_S, Pool
 from moorage_router.replicas import EndpointTable
@@ -113,7 +114,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     shadows = Shadows(features, outputs, ShadowTable(metrics), Room(parking.parked, SWEEP_S))
     gateway = Gateway(
         keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter,
-        features=features, shadows=shadows, forwarder=Forwarder(hosts, metrics, parking), outputs=outputs,
+        features=features, forwarder=Forwarder(hosts, metrics, parking), observer=Observer(outputs, shadows),
     )  # fmt: skip
     exchange = StatsExchange(bus, routes, settings.router_name)
     endpoints = Endpoints(

@@ -10,20 +10,17 @@ from moorage_common import trace
 from moorage_common.contracts.keys import KeyRecord
 from moorage_common.errors import MoorageError, NotFound
 from moorage_common.key_table import require_scope
-from moorage_router.assignment import Assigned, Keying, choose, entity_of
+from moorage_router.assignment import Keying, choose, entity_of
 from moorage_router.auth import Authenticator, Credentials
 from moorage_router.bodies import IncomingBody, StreamedBody
 from moorage_router.calls import Call
 from moorage_router.features.service import FeatureJoiner, Received
-from moorage_router.feedback.outputs import Outputs
 from moorage_router.forwarding import Attempt, Forwarder
 from moorage_router.limits.limiter import Limiter, Tenant
+from moorage_router.observation import Observer
 from moorage_router.replicas import Outgoing
 from moorage_router.replies import HostReply
 from moorage_router.routes import RouteTable, ServedRoute, ServedVersion
-from moorage_router.shadow import Copies, Original, Shadows
-from moorage_router.signals.batch import Mark
-from moorage_router.signals.book import Judged
 from moorage_router.upstream import UpstreamError
 from moorage_router.usage import Outcome, UsageMeter
 
@@ -78,8 +75,7 @@ class Gateway:
         features: FeatureJoiner,
         forwarder: Forwarder,
         usage: UsageMeter,
-        outputs: Outputs,
-        shadows: Shadows,
+        observer: Observer,
     ) -> None:
         self._keys = keys
         self._routes = routes
@@ -87,8 +83,7 @@ class Gateway:
         self._features = features
         self._forwarder = forwarder
         self._usage = usage
-        self._outputs = outputs
-        self._shadows = shadows
+        self._observer = observer
 
     async def infer(self, call: InferCall, reply: Reply) -> None:
         """Answer one call through `reply`. Raises MoorageError for a refusal."""
@@ -101,37 +96,28 @@ class Gateway:
         chosen = choose(route, asks, principal.kid, random.random(), entity)  # noqa: S311 - a share, not a secret
         served = chosen.served
         call.request_id = served.ids.new()
-        mark = None if route.judged is None else _begun(route.judged, chosen, principal.kid, asks)
-        attempt, copies, outcome = None, None, Outcome()
+        observed = self._observer.begin(call, tenant, route, chosen, principal.kid) if route.is_observed else None
+        attempt, outcome = None, Outcome()
         tenant.in_flight += 1
         served.replicas.in_flight += 1
         served.replicas.requests += 1
         try:
             deadline = started + route.deadline_s
             fields, body = await self._body(call, tenant, served, deadline)
-            keeps = route.kept > 0 and random.random() < route.kept  # noqa: S311 - a sample, not a secret
-            copies = self._copies(call, tenant, route, chosen, keeps=keeps, mark=mark) if route.mirrors else None
-            asks_output = keeps or copies is not None or (mark is not None and mark.wants_output)
-            line = served.asking_line if asks_output else served.request_line
+            line = served.request_line if observed is None or not observed.wants_output() else served.asking_line
             outgoing = Outgoing(line, asks.passed_on + fields, trace.child_of(asks.traceparent).encode(), body)
             attempt = Attempt(served, outgoing, deadline)
             answered = await self._forwarder.forward(attempt)
             outcome.status, outcome.rows, outcome.busy_us = answered.status, answered.rows, answered.busy_us
-            if keeps and answered.output is not None:
-                paired = copies is not None and copies.have_pair
-                self._outputs.answered(call.request_id, served, answered.output, paired=paired)
             outcome.bytes_out, outcome.bytes_in = await reply.send(_answer(call, tenant, answered)), call.body.size
-        except MoorageError as error:
+        except (MoorageError, UpstreamError) as error:
             outcome.status = error.status
-            raise
-        except UpstreamError:
-            outcome.status = 502
             raise
         finally:
             tenant.in_flight -= 1
             served.replicas.in_flight -= 1
-            if mark is not None or copies is not None:
-                _ended(mark, copies, outcome.status, attempt)
+            if observed is not None:
+                observed.ended(outcome.status, attempt)
             served.series.count(outcome.status, time.monotonic() - started, outcome.rows, outcome.busy_us)
             self._usage.add(served.tenant, served.model, served.number, principal.kid, outcome)
 
@@ -163,20 +149,6 @@ class Gateway:
         finally:
             tenant.in_flight -= 1
 
-    def _copies(
-        self, call: InferCall, tenant: Tenant, route: ServedRoute, chosen: Assigned, *, keeps: bool, mark: Mark | None
-    ) -> Copies | None:
-        """Copies to be made of a request once it is answered. A version that the path names is asked alone."""
-        if chosen.stratum is None:
-            return None
-        asks, body = call.asks, call.body.whole
-        mirrors = self._shadows.plan(tenant, route, chosen.served, body, keeps=keeps)
-        if not mirrors or body is None:
-            return None
-        may_count = mark is not None or asks.idempotency is None  # else it is perhaps a retry, counted already
-        original = Original(call.request_id, asks, body, route.judged if may_count else None)
-        return Copies(self._shadows, tenant, route, mirrors, original)
-
     @staticmethod
     async def _received(call: InferCall, most: int) -> Received:
         return Received(await call.body.read_whole(most), call.asks.body_fields, most)
@@ -191,27 +163,6 @@ class Gateway:
         received = call.received or await self._received(call, most)
         joined = await self._features.join(served, served.features, received, deadline)
         return "".join([f"{name}: {value}\r\n" for name, value in joined.headers.items()]).encode(), joined.body
-
-
-def _begun(judged: Judged, chosen: Assigned, kid: str, asks: Call) -> Mark | None:
-    """Count a request for a rollout, where its version was chosen by lot."""
-    if chosen.stratum is None:
-        return None
-    return judged.begin(chosen.served.number, kid, chosen.stratum, chosen.key, asks.idempotency)
-
-
-def _ended(mark: Mark | None, copies: Copies | None, status: int, attempt: Attempt | None) -> None:
-    """The caller has its answer: tell what became of the request, and make its copies."""
-    if copies is not None:
-        copies.go(status, attempt)
-    if mark is None:
-        return
-    if attempt is None:
-        mark.done(status, 0, None, "ok", None)
-    elif attempt.reply is None:
-        mark.done(status, attempt.took_us, attempt.host, "ok", None)
-    else:
-        mark.done(status, attempt.took_us, attempt.host, attempt.reply.state, attempt.reply.output)
 
 
 def _answer(call: InferCall, tenant: Tenant, answered: HostReply) -> Answer:

@@ -52,7 +52,7 @@ class ServedVersion:
         self.data_format = spec.format in DATA_FORMATS
         self.features: FeatureJoin | None = route.features if spec.feature_service is not None else None
         self.request_line = (
-            f"POST /v2/models/{route.model}/versions/{spec.version}/infer HTTP/1.1\r\nmoorage-arm: {self.arm}\r\n"
+            f"POST /v2/models/{route.model}/versions/{spec.version}/infer HTTP/1.1\r\n{host_calls.ARM}: {self.arm}\r\n"
         ).encode()
         compact = quote(route.feedback.output, safe="") if route.feedback is not None else ""
         self.asking_line = self.request_line + f"{host_calls.COMPACT}: {compact or host_calls.FIRST}\r\n".encode()
@@ -71,11 +71,12 @@ class ServedRoute:
         judged: counts the requests of its rollout; None without one.
         kept: share of the requests of which the output is kept for labels.
         mirrors: who gets copies of whose requests.
+        is_observed: whether a request is for more than its answer: any of the three.
     """
 
     __slots__ = (
-        "assigned", "covered", "deadline_s", "judged", "kept", "keying", "mirrors", "model", "split", "tenant",
-        "versions",
+        "assigned", "covered", "deadline_s", "is_observed", "judged", "kept", "keying", "mirrors", "model", "split",
+        "tenant", "versions",
     )  # fmt: skip
 
     def __init__(self, route: Route, versions: dict[int, ServedVersion], judged: Judged | None) -> None:
@@ -90,6 +91,7 @@ class ServedRoute:
         self.mirrors = mirrors_of(route, versions)
         self.covered: dict[str, KeyRecord] = {}
         self.judged = judged
+        self.is_observed = judged is not None or self.kept > 0 or bool(self.mirrors)
 
     def version(self, number: str) -> ServedVersion:
         """Version `number` of a path. Raises NotFound."""

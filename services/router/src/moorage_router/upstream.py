@@ -23,7 +23,9 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class UpstreamError(Exception):
-    """A call without an answer."""
+    """A call without an answer: to its caller a 502, where nothing else is said."""
+
+    status = 502
 
 
 class ConnectFailed(UpstreamError):
