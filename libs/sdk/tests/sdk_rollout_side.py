@@ -11,21 +11,19 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from nats.js.api import StorageType
-
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.desired import Desired, ReplicaStatus, Status, ValidationResult
 from moorage_common.contracts.names import (
     BUCKET_DESIRED,
     BUCKET_ROUTES,
     BUCKET_STATUS,
-    STREAM_SIGNALS,
     signals_subject,
 )
 from moorage_common.contracts.routes import Route
-from moorage_common.contracts.signals import KEPT_BYTES, KEPT_S, ArmCounts, HostCounts, SignalBatch, bucket_of
+from moorage_common.contracts.signals import ArmCounts, HostCounts, SignalBatch, bucket_of
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.kv import BucketReader, BucketWriter
+from moorage_common.streams import ensure_signals
 from moorage_common.testing.servers import wait_until
 
 _EVERY_S = 0.02
@@ -85,7 +83,7 @@ class OtherSide:
         await bus.wait(10)
         for bucket in (BUCKET_DESIRED, BUCKET_ROUTES, BUCKET_STATUS):
             await bus.bucket(bucket)
-        await bus.ensure_stream(STREAM_SIGNALS, ["signals.>"], KEPT_S, StorageType.MEMORY, KEPT_BYTES)
+        await ensure_signals(bus)
         readers: list[Callable[[], Coroutine[Any, Any, None]]] = [
             BucketReader(bus, BUCKET_DESIRED, self._wanted).run,
             BucketReader(bus, BUCKET_ROUTES, self._routed).run,

@@ -168,12 +168,12 @@ def test_of_numbers_a_loss_beyond_stables_p75_is_wrong() -> None:
     assert labelled(pairs, QualityPolicy(paired_pct=50)).evidence().signals[2].detail["pairs"] == 600
 
 
-def test_labels_of_a_rings_step_judge_by_pairs_alone_unless_they_tell_their_stratum() -> None:
+def test_labels_of_a_rings_step_judge_by_pairs_alone() -> None:
     ring = StepEntry(step=0, weight=100.0, stratum_ring="beta")
-    untold = labelled(answers(8000, (0.2, 0.05)), step=ring)
-    assert untold.failure() is None
-    told = [one.model_copy(update={"stratum": "ring:beta"}) for one in answers(8000, (0.2, 0.05))]
-    assert labelled(told, step=ring).failure() is not None
+    assert labelled(answers(8000, (0.2, 0.05))).failure() is not None
+    assert labelled(answers(8000, (0.2, 0.05)), step=ring).failure() is None
+    pairs = [Label(version=CANDIDATE, wrong=n % 5 > 0, other_wrong=n % 5 == 0) for n in range(600)]
+    assert labelled(pairs, QualityPolicy(paired_pct=50), step=ring).failure() is not None
 
 
 def test_labels_without_a_verdict_or_of_another_version_say_nothing() -> None:

@@ -1,12 +1,12 @@
 """The judge's side of the stream SIGNALS, and a model with a rollout."""
 
-from nats.js.api import ConsumerConfig, DeliverPolicy, StorageType
+from nats.js.api import ConsumerConfig, DeliverPolicy
 from router_harness import Desired, FakeHost, RunningRouter, until
 
 from moorage_common.bus import Bus
-from moorage_common.contracts import names
 from moorage_common.contracts.routes import RouteRollout
 from moorage_common.contracts.signals import ArmCounts, SignalBatch
+from moorage_common.streams import ensure_signals
 
 ROLLOUT = RouteRollout(id="r-1", stable=1, candidate=2, skip_first=0)
 
@@ -18,7 +18,7 @@ class Judge:
         self.batches: list[SignalBatch] = []
 
     async def read(self, bus: Bus) -> None:
-        await bus.ensure_stream(names.STREAM_SIGNALS, ["signals.>"], 3600, StorageType.MEMORY)
+        await ensure_signals(bus)
         config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL)
         reader = await bus.jetstream().subscribe("signals.>", config=config, ordered_consumer=True)
         async for message in reader.messages:

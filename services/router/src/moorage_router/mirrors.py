@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moorage_common.contracts.feedback import Output
-from moorage_common.contracts.routes import Route
-from moorage_router.splits import WHOLE_BP
+from moorage_common.contracts.routes import WHOLE_BP, Route
 
 if TYPE_CHECKING:
     from moorage_router.routes import ServedVersion

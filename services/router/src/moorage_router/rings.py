@@ -3,8 +3,7 @@
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from moorage_common.contracts.routes import RouteRing
-from moorage_router.splits import WHOLE_BP
+from moorage_common.contracts.routes import WHOLE_BP, RouteRing
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from moorage_common.contracts import host_calls
 from moorage_common.contracts.keys import KeyRecord
 from moorage_common.contracts.names import NAME_MAX
 from moorage_common.contracts.request_id import RequestIds
-from moorage_common.contracts.routes import FeatureJoin, Route, RouteVersion
+from moorage_common.contracts.routes import WHOLE_BP, FeatureJoin, Route, RouteVersion
 from moorage_common.contracts.tensors import DATA_FORMATS, TensorSpec
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.errors import NotFound
@@ -87,7 +87,7 @@ class ServedRoute:
         self.versions = versions
         self.keying = keying_of(route)
         self.assigned = {number: Assigned(served, "", None) for number, served in versions.items()}
-        self.kept = 0.0 if route.feedback is None else route.feedback.keep_bp / splits.WHOLE_BP
+        self.kept = 0.0 if route.feedback is None else route.feedback.keep_bp / WHOLE_BP
         self.mirrors = mirrors_of(route, versions)
         self.covered: dict[str, KeyRecord] = {}
         self.judged = judged

@@ -7,8 +7,6 @@ from itertools import accumulate
 
 from moorage_common.contracts.routes import Arm
 
-WHOLE_BP = 10_000
-
 
 @dataclass(frozen=True, slots=True)
 class Split:

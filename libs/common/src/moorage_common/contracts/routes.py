@@ -9,9 +9,12 @@ from moorage_common.contracts.tensors import Format, Signature
 
 Role = Literal["stable", "candidate", "shadow"]
 
+WHOLE_BP = 10_000
+"""All of the traffic, in basis points."""
+
 
 class Arm(Contract):
-    """One share of the traffic. Weights of the arms that are not shadows add up to 10,000 basis points.
+    """One share of the traffic. Weights of the arms that are not shadows add up to `WHOLE_BP`.
 
     The weight of a shadow is the share of the requests of which it gets a copy. `copies_to_code` accepts that a shadow
     whose format is code acts on copies as on the requests themselves.
@@ -19,7 +22,7 @@ class Arm(Contract):
 
     arm: str
     version: int
-    weight_bp: int = Field(ge=0, le=10_000)
+    weight_bp: int = Field(ge=0, le=WHOLE_BP)
     role: Role = "stable"
     copies_to_code: bool = False
 
@@ -67,7 +70,7 @@ class RouteRing(Contract):
     values: list[str] = []
     kids: list[str] = []
     version: int
-    weight_bp: int = Field(ge=0, le=10_000)
+    weight_bp: int = Field(ge=0, le=WHOLE_BP)
 
 
 class RouteRollout(Contract):
@@ -76,7 +79,7 @@ class RouteRollout(Contract):
     id: str
     stable: int
     candidate: int
-    paired_bp: int = Field(default=0, ge=0, le=10_000, description="Candidate's requests that stable gets a copy of.")
+    paired_bp: int = Field(default=0, ge=0, le=WHOLE_BP, description="Candidate's requests that stable gets a copy of.")
     skip_first: int = Field(default=50, ge=0, description="Requests of a new replica whose latency does not count.")
 
 
@@ -84,7 +87,7 @@ class RouteFeedback(Contract):
     """Compact outputs are kept of `keep_bp` of the requests: of `output`, or of the first output if empty."""
 
     output: str = ""
-    keep_bp: int = Field(default=10_000, ge=0, le=10_000)
+    keep_bp: int = Field(default=WHOLE_BP, ge=0, le=WHOLE_BP)
 
 
 class Route(Contract):

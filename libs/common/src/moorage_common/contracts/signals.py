@@ -19,9 +19,6 @@ SAMPLED = 100
 CLASSES = 64
 """Different classes told of one version in one batch; the others are one, `OTHER`."""
 OTHER = "\u2026"
-KEPT_S = 3600.0
-KEPT_BYTES = 64 * 1024 * 1024
-"""The stream is in the bus's memory and keeps so much; it is read within a second, and what is lost is no verdict."""
 
 _LOG_RATIO = math.log(BUCKET_RATIO)
 

@@ -7,11 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from moorage_common.contracts.desired import Isolation, ReplicaStatus, SchedulingClass
 from moorage_common.contracts.names import Name
 from moorage_common.contracts.rollouts import FeedbackPolicy, RolloutPolicy
-from moorage_common.contracts.routes import Arm, FeatureJoin, Role
+from moorage_common.contracts.routes import WHOLE_BP, Arm, FeatureJoin, Role
 from moorage_registry.deployments.resources import ResourcesSpec
 from moorage_registry.instants import Instant
 
-WHOLE_BP = 10_000
 VERSIONS_MAX = 16
 RINGS_MAX = 8
 

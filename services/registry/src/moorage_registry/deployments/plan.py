@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moorage_common.contracts.routes import Arm
+from moorage_common.contracts.routes import WHOLE_BP, Arm
 from moorage_common.errors import Conflict, NotFound, Unprocessable
 from moorage_registry.deployments.models import (
-    WHOLE_BP,
     ArmSpec,
     Change,
     DeploymentSpec,

@@ -142,9 +142,7 @@ class Planner:
 
     async def rings(self, asked: DeploymentSpec | TrafficChange) -> set[str]:
         """Names of the rings there are; not looked up where none is asked for."""
-        if not asked.rings:
-            return set()
-        return {row.name for row in await RingRepository(self.session).all(self.tenant)}
+        return await RingRepository(self.session).names(self.tenant) if asked.rings else set()
 
     async def check(
         self, tenant: TenantRow | None, model: str, versions: Sequence[VersionRow], after: Revision

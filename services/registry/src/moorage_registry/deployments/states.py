@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.contracts.names import TenantId
@@ -15,7 +15,7 @@ from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, Traf
 from moorage_registry.deployments.views import ModelState
 from moorage_registry.rings.tables import RingRow
 from moorage_registry.rollouts.overlay import overlay_of
-from moorage_registry.rollouts.tables import RolloutRow
+from moorage_registry.rollouts.tables import MOVING, RolloutRow
 
 Row = TypeVar("Row", VersionRow, DeploymentRow, TrafficRow)
 
@@ -76,7 +76,7 @@ class ModelStates:
         return list(await self.session.scalars(query))
 
     async def _moving(self, tenant: TenantId | None, model: str | None) -> dict[tuple[str, str], RolloutRow]:
-        query = select(RolloutRow).where(or_(RolloutRow.finished_at.is_(None), RolloutRow.leaves_at.is_not(None)))
+        query = select(RolloutRow).where(MOVING)
         if tenant is not None:
             query = query.where(RolloutRow.tenant == tenant, RolloutRow.model == model)
         return {(row.tenant, row.model): row for row in await self.session.scalars(query)}

@@ -20,7 +20,7 @@ from moorage_common.contracts.names import STREAM_FEEDBACK, STREAM_OUTPUTS
 from moorage_common.contracts.request_id import ulid_time_s
 from moorage_common.contracts.rollouts import FeedbackPolicy
 from moorage_common.db import Database
-from moorage_common.feedback_streams import FEEDBACK_SUBJECTS, OUTPUTS_SUBJECTS, ensure_feedback, ensure_outputs
+from moorage_common.streams import FEEDBACK_SUBJECTS, OUTPUTS_SUBJECTS, ensure_feedback, ensure_outputs
 from moorage_registry.feedback.repository import FeedbackRepository, KeptOutput, Key, Place
 from moorage_registry.feedback.settling import Settled, label_text, settle, told
 from moorage_registry.feedback.tables import FeedbackCountRow, LabelRow

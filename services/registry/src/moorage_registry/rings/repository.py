@@ -29,6 +29,9 @@ class RingRepository:
         query = select(RingRow).where(RingRow.tenant == tenant).order_by(RingRow.name)
         return (await self._session.scalars(query)).all()
 
+    async def names(self, tenant: TenantId) -> set[str]:
+        return set(await self._session.scalars(select(RingRow.name).where(RingRow.tenant == tenant)))
+
     async def count(self, tenant: TenantId) -> int:
         query = select(func.count()).select_from(RingRow).where(RingRow.tenant == tenant)
         return int(await self._session.scalar(query) or 0)

@@ -9,7 +9,7 @@ from moorage_common.contracts.model import Contract
 from moorage_common.contracts.signals import SignalBatch
 
 BASELINE = -1
-"""The step before the first: stable's requests are counted, the candidate has no traffic."""
+"""The step before the first: the candidate runs and gets nothing, stable's requests are counted."""
 
 
 class BatchEntry(Contract):
@@ -23,7 +23,6 @@ class Label(Contract):
     """What came back about one answer of `version`; of numbers the `loss`, else whether it was `wrong`.
 
     `other_wrong` and `other_loss` are of the other version's answer to a copy of the same request, where one was made.
-    `stratum` is that of the request, as in `SignalBatch`, where it is known.
     """
 
     version: int
@@ -31,7 +30,6 @@ class Label(Contract):
     loss: float | None = None
     other_wrong: bool | None = None
     other_loss: float | None = None
-    stratum: str = ""
 
 
 class LabelsEntry(Contract):

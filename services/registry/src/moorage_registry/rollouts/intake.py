@@ -7,25 +7,17 @@ from dataclasses import dataclass, field
 
 import structlog
 from nats.js import JetStreamContext
-from nats.js.api import StorageType
 from pydantic import ValidationError
 
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.names import STREAM_SIGNALS
 from moorage_common.contracts.signals import SignalBatch
+from moorage_common.streams import SIGNALS_SUBJECTS, ensure_signals
 
 log = structlog.get_logger()
 
-SUBJECTS = "signals.>"
-MAX_AGE_S = 3600.0
-MAX_BYTES = 64 * 1024 * 1024
 _WAIT_S = 1.0
 _CHECK_EACH_S = 2.0
-
-
-async def ensure_stream(bus: Bus) -> None:
-    """The stream in memory, an hour of batches at most: lost ones cost evidence, and nothing else."""
-    await bus.ensure_stream(STREAM_SIGNALS, [SUBJECTS], MAX_AGE_S, StorageType.MEMORY, MAX_BYTES)
 
 
 @dataclass
@@ -47,7 +39,7 @@ class Intake:
             await self.wanted.wait()
             try:
                 await self.bus.wait()
-                await ensure_stream(self.bus)
+                await ensure_signals(self.bus)
                 await self._follow()
             except BUS_ERRORS as error:
                 log.debug("batches wait in the stream", error=str(error))
@@ -56,7 +48,7 @@ class Intake:
     async def _follow(self) -> None:
         self._again = False
         js = self.bus.jetstream()
-        subscription = await js.subscribe(SUBJECTS, stream=STREAM_SIGNALS, ordered_consumer=True)
+        subscription = await js.subscribe(SIGNALS_SUBJECTS, stream=STREAM_SIGNALS, ordered_consumer=True)
         loop = asyncio.get_running_loop()
         checked = loop.time()
         try:

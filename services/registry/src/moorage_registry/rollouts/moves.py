@@ -26,7 +26,7 @@ from moorage_registry.rollouts.entries import Entry, StepEntry
 from moorage_registry.rollouts.models import VerdictKind
 from moorage_registry.rollouts.repository import RolloutRepository
 from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow, RolloutVerdictRow
-from moorage_registry.rollouts.weights import all_to, arms_of, guard_of, weight_pct
+from moorage_registry.rollouts.weights import arms_of, guard_of, weight_pct
 from moorage_registry.work import Work
 
 LEAVES_AFTER_S = 10.0
@@ -159,7 +159,7 @@ class Moves:
         row.finished_at, row.leaves_at = now, now + LEAVES_AFTER_S
         before = self._before()
         rings = [ring for ring in before.rings if ring.version != loser]
-        await self._set_traffic([*all_to(winner), *before.arms], rings, plan.MANUAL)
+        await self._set_traffic([*plan.all_to(winner), *before.arms], rings, plan.MANUAL)
 
     async def leave(self) -> None:
         """Have the version that lost leave, or be what it was before; a candidate that won has stable's scaling."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.contracts.names import TenantId
 from moorage_common.db import insert_into
 from moorage_registry.feedback.tables import LabelRow
-from moorage_registry.rings.tables import RingRow
-from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutReadRow, RolloutRow, RolloutVerdictRow
+from moorage_registry.rollouts.tables import MOVING, RolloutEntryRow, RolloutReadRow, RolloutRow, RolloutVerdictRow
 
 PAGE = 500
 
@@ -52,8 +51,7 @@ class RolloutRepository:
 
     async def moving(self) -> Sequence[RolloutRow]:
         """Of every tenant: those that are not final, or whose loser has yet to leave."""
-        unfinished = or_(RolloutRow.finished_at.is_(None), RolloutRow.leaves_at.is_not(None))
-        return (await self._session.scalars(select(RolloutRow).where(unfinished).order_by(RolloutRow.id))).all()
+        return (await self._session.scalars(select(RolloutRow).where(MOVING).order_by(RolloutRow.id))).all()
 
     async def entries(self, rollout: str, after: int, limit: int = PAGE) -> Sequence[RolloutEntryRow]:
         """In the order they were judged, after the number `after`."""
@@ -92,9 +90,6 @@ class RolloutRepository:
         query = select(LabelRow.settled).where(LabelRow.tenant == tenant, LabelRow.model == model)
         query = query.where(LabelRow.settled > 0).order_by(LabelRow.settled.desc()).offset(count).limit(1)
         return int(await self._session.scalar(query) or 0)
-
-    async def rings(self, tenant: TenantId) -> set[str]:
-        return set(await self._session.scalars(select(RingRow.name).where(RingRow.tenant == tenant)))
 
     async def purge(self, finished_before: float, limit: int = 20) -> int:
         """Drop what rollouts saw that were final by then; their verdicts stay. How many rollouts that were."""

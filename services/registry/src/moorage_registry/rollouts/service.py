@@ -18,14 +18,16 @@ from moorage_registry.deployments.repository import DeploymentRepository
 from moorage_registry.deployments.service import DeploymentReader, DeploymentService, Planner
 from moorage_registry.deployments.sharing import check_entity, sharing_of
 from moorage_registry.deployments.tables import DeploymentRow, TrafficRow
+from moorage_registry.rings.repository import RingRepository
 from moorage_registry.rollouts import chain, facts, telling
 from moorage_registry.rollouts.capacity import Capacity, asks, candidate_needs
+from moorage_registry.rollouts.entries import BASELINE
 from moorage_registry.rollouts.models import NewRollout, Rollout
 from moorage_registry.rollouts.moves import Judged, Moves
 from moorage_registry.rollouts.reading import RolloutReader, rollout_of
 from moorage_registry.rollouts.repository import RolloutRepository
 from moorage_registry.rollouts.tables import RolloutRow
-from moorage_registry.rollouts.weights import BASELINE, guard_of
+from moorage_registry.rollouts.weights import guard_of
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.tenants.tables import TenantRow
 from moorage_registry.work import Work
@@ -201,7 +203,7 @@ class RolloutService:
     async def _check(self, parties: _Parties, policy: RolloutPolicy) -> None:
         """Raises NotFound where a step's ring is none; Unprocessable where copies would go to code, or keys nowhere."""
         named = {step.ring for step in policy.steps if step.ring is not None}
-        missing = sorted(named - await self._rows.rings(self.work.tenant)) if named else []
+        missing = sorted(named - await RingRepository(self.work.session).names(self.work.tenant)) if named else []
         if missing:
             message = f"there is no ring {missing[0]}; make it with `moorage rings set {missing[0]}`"
             raise NotFound(message, code="ring_not_found")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ForeignKeyConstraint, Index
+from sqlalchemy import ForeignKeyConstraint, Index, or_
 from sqlalchemy.orm import Mapped, mapped_column
 
 from moorage_common.db import Base
@@ -51,6 +51,10 @@ class RolloutRow(Base):
         Index("ix_rollouts_finished_at", "finished_at"),
         Index("ix_rollouts_leaves_at", "leaves_at"),
     )
+
+
+MOVING = or_(RolloutRow.finished_at.is_(None), RolloutRow.leaves_at.is_not(None))
+"""Of rollouts: not final, or the version that lost has yet to leave."""
 
 
 class RolloutEntryRow(Base):

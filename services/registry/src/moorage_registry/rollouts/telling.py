@@ -3,8 +3,9 @@
 import re
 
 from moorage_common.contracts.rollouts import RolloutPolicy
+from moorage_registry.rollouts.entries import BASELINE
 from moorage_registry.rollouts.judge import Evidence
-from moorage_registry.rollouts.weights import BASELINE, guard_of, weight_pct
+from moorage_registry.rollouts.weights import guard_of, weight_pct
 
 _NUMBERS = re.compile(r"\d[\d.,]*")
 

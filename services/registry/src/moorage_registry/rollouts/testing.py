@@ -16,8 +16,8 @@ from moorage_common.contracts.signals import SAMPLED, ArmCounts, HostCounts, Pre
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.db import Database
 from moorage_common.kv import BucketWriter
+from moorage_common.streams import ensure_signals
 from moorage_registry.catalog.tables import VersionRow
-from moorage_registry.rollouts.intake import ensure_stream
 from moorage_registry.testing import Caller, Json, eventually
 
 MODEL = "digits"
@@ -171,7 +171,7 @@ class Stage:
         return batch
 
     async def publish(self, batch: SignalBatch) -> None:
-        await ensure_stream(self.bus)
+        await ensure_signals(self.bus)
         subject = signals_subject(batch.tenant, batch.model)
         await self.bus.jetstream().publish(subject, batch.model_dump_json().encode())
 

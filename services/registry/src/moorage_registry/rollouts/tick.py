@@ -16,7 +16,7 @@ from moorage_registry.deployments.models import PlacedVersion
 from moorage_registry.deployments.status import StatusReports
 from moorage_registry.rollouts import chain, telling
 from moorage_registry.rollouts.capacity import carries, grown
-from moorage_registry.rollouts.entries import BatchEntry, StepEntry
+from moorage_registry.rollouts.entries import BASELINE, BatchEntry, StepEntry
 from moorage_registry.rollouts.facts import facts_of, percentile, replicas_of
 from moorage_registry.rollouts.lease import Lease
 from moorage_registry.rollouts.moves import Judged, Moves, append
@@ -37,7 +37,7 @@ from moorage_registry.rollouts.steps import (
 )
 from moorage_registry.rollouts.tables import RolloutRow
 from moorage_registry.rollouts.watching import Watch
-from moorage_registry.rollouts.weights import BASELINE, guard_of
+from moorage_registry.rollouts.weights import guard_of
 from moorage_registry.work import Work, Works
 
 log = structlog.get_logger()

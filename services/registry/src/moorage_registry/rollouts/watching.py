@@ -15,12 +15,11 @@ from moorage_common.contracts.rollouts import FINAL, RolloutPolicy
 from moorage_common.contracts.signals import SignalBatch
 from moorage_registry.feedback.tables import LabelRow
 from moorage_registry.rollouts.capacity import Capacity
-from moorage_registry.rollouts.entries import BatchEntry, Entry, Label, LabelsEntry, parse_entry
+from moorage_registry.rollouts.entries import BASELINE, BatchEntry, Entry, Label, LabelsEntry, parse_entry
 from moorage_registry.rollouts.facts import CRASH_WINDOW_S, Restarts, restarts_of
 from moorage_registry.rollouts.judge import Judge
 from moorage_registry.rollouts.repository import PAGE, RolloutRepository
 from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow
-from moorage_registry.rollouts.weights import BASELINE
 
 INBOX_MOST = 10_000
 """Batches kept of one rollout while the database is away; what comes after is lost, which costs evidence alone."""

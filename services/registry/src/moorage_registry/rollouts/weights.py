@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moorage_common.contracts.rollouts import WHOLE_PCT, RolloutPolicy, Step
-from moorage_common.contracts.routes import Arm
+from moorage_common.contracts.routes import WHOLE_BP, Arm
 from moorage_registry.deployments.models import RingArm
 
-BASELINE = -1
-"""The step before the first: the candidate runs and gets nothing."""
-_BP = 100
+_BP = WHOLE_BP / WHOLE_PCT
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def arms_of(policy: RolloutPolicy, stable: int, candidate: int, step: int) -> Sh
     """
     share_bp = round(weight_pct(policy, step) * _BP)
     arms = [
-        Arm(arm=f"v{stable}", version=stable, weight_bp=10_000 - share_bp, role="stable"),
+        Arm(arm=f"v{stable}", version=stable, weight_bp=WHOLE_BP - share_bp, role="stable"),
         Arm(arm=f"v{candidate}", version=candidate, weight_bp=share_bp, role="candidate"),
     ]
     begun: Sequence[Step] = policy.steps[: step + 1] if step < guard_of(policy) else []
@@ -62,7 +60,3 @@ def arms_of(policy: RolloutPolicy, stable: int, candidate: int, step: int) -> Sh
         if ring_bp > share_bp
     ]
     return Shares(arms, rings)
-
-
-def all_to(version: int) -> list[Arm]:
-    return [Arm(arm=f"v{version}", version=version, weight_bp=10_000, role="stable")]

@@ -13,7 +13,7 @@ import structlog
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.feedback import Output
 from moorage_common.contracts.names import outputs_subject
-from moorage_common.feedback_streams import ensure_outputs
+from moorage_common.streams import ensure_outputs
 from moorage_router.metrics import RouterMetrics
 from moorage_router.routes import ServedVersion
 

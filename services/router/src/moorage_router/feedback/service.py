@@ -12,8 +12,8 @@ from moorage_common.contracts.feedback import FeedbackChunk
 from moorage_common.contracts.keys import KeyRecord
 from moorage_common.contracts.names import feedback_subject, is_name
 from moorage_common.errors import NotFound, TooLarge, Unavailable
-from moorage_common.feedback_streams import ensure_feedback
 from moorage_common.key_table import require_scope
+from moorage_common.streams import ensure_feedback
 from moorage_router.auth import Credentials
 from moorage_router.bodies import IncomingBody
 from moorage_router.feedback.reading import BODY_BYTES, Reader, Taken, chunks_of, items_of, nothing_taken

@@ -34,15 +34,8 @@ _LOG_RATIO = math.log(BUCKET_RATIO)
 _log = math.log
 
 
-def cause_of(status: int, state: str = "ok") -> str | None:
-    """Why an answer is bad, or None: 5xx, a timeout, a lost answer, NaN among the outputs.
-
-    What the caller did is never bad: 4xx, and 499 when it went away.
-    """
-    return _cause(_NAN if state == "nan" and status == 200 else status)
-
-
 def _cause(status: int) -> str | None:
+    """Why an answer is bad, or None. What the caller did is never bad: 4xx, and 499 when it went away."""
     if status >= 500 or status == _NAN:
         return _CAUSES.get(status) or str(status)
     return None

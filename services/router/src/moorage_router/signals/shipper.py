@@ -5,11 +5,11 @@ from collections import deque
 
 import structlog
 from nats.errors import MaxPayloadError
-from nats.js.api import StorageType
 
 from moorage_common.bus import BUS_ERRORS, Bus
-from moorage_common.contracts.names import STREAM_SIGNALS, signals_subject
-from moorage_common.contracts.signals import KEPT_BYTES, KEPT_S, SignalBatch
+from moorage_common.contracts.names import signals_subject
+from moorage_common.contracts.signals import SignalBatch
+from moorage_common.streams import ensure_signals
 
 log = structlog.get_logger()
 
@@ -84,7 +84,7 @@ class SignalsShipper:
             return False
         try:
             if not self._has_stream:
-                await self._bus.ensure_stream(STREAM_SIGNALS, ["signals.>"], KEPT_S, StorageType.MEMORY, KEPT_BYTES)
+                await ensure_signals(self._bus)
                 self._has_stream = True
             await self._bus.jetstream().publish(
                 signals_subject(batch.tenant, batch.model), batch.model_dump_json().encode(),

@@ -72,10 +72,6 @@ class ShareProcess:
         """ln E of each run, the mean over the grid alone."""
         return log_mean_exp(self.log_l)
 
-    @property
-    def hypotheses(self) -> int:
-        return len(self.log_l)
-
     def clear(self) -> None:
         self.log_l[...] = 0.0
 

@@ -109,15 +109,15 @@ class WatchedQuality:
         self._safe_at = threshold(policy.beta / len(policy.steps))
         self._losses = Losses()
         self._p75: float | None = None
-        self._open: dict[str, list[int]] = {}
+        self._open = [0, 0, 0, 0]
         self._pairs = 0
 
     def add(self, label: Label, *, ring: bool) -> bool:
         """The next label. Returns whether it moved the evidence.
 
         Args:
-            ring: whether the step shares out one ring's requests: a label that does not tell its stratum is then of
-                callers that differ by version, and judges by its pair alone.
+            ring: whether the step shares out one ring's requests: labels are then of callers that differ by version,
+                and judge by their pairs alone.
         """
         if label.version not in (self._candidate, self._stable):
             return False
@@ -131,13 +131,13 @@ class WatchedQuality:
         if label.loss is not None and math.isfinite(label.loss) and label.version == self._stable:
             self._losses.add(label.loss)
             self._p75 = self._losses.p75() if self._p75 is None else self._p75
-        if wrong is None or (ring and not label.stratum):
+        if wrong is None or ring:
             return moved
         return self._count(label, wrong) or moved
 
     def begin(self) -> None:
         """A step begins: the shares change, and so may the loss that counts as wrong."""
-        self._close(list(self._open))
+        self._close()
         p75 = self._losses.p75()
         self._p75 = self._p75 if p75 is None else p75
         self._safety.begin()
@@ -173,17 +173,16 @@ class WatchedQuality:
         return Failure(signal="quality", action="roll_back", sentence=sentences.quality(one), numbers=one.told())
 
     def _count(self, label: Label, wrong: bool) -> bool:
-        open_one = self._open.setdefault(label.stratum, [0, 0, 0, 0])
         version = 0 if label.version == self._candidate else 1
-        open_one[version] += 1
-        open_one[version + 2] += wrong
-        if open_one[0] + open_one[1] < LABELS:
+        self._open[version] += 1
+        self._open[version + 2] += wrong
+        if self._open[0] + self._open[1] < LABELS:
             return False
-        self._close([label.stratum])
+        self._close()
         return True
 
-    def _close(self, strata: list[str]) -> None:
-        for stratum in strata:
-            counts = Counts(*self._open.pop(stratum))
+    def _close(self) -> None:
+        if any(self._open):
+            counts, self._open = Counts(*self._open), [0, 0, 0, 0]
             self._signal.fold(counts)
             self._safety.fold(counts)

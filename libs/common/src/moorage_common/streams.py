@@ -1,20 +1,30 @@
-"""The streams of labels and of what was answered. Whoever comes first makes them: routers write, the registry takes.
+"""The streams that routers write and the registry reads. Whoever comes first makes them.
 
-Both are work queues: a message leaves once the registry has written it down, so a stream is as long as the registry is
-behind.
+FEEDBACK and OUTPUTS are work queues: a message leaves once the registry has written it down, so a stream is as long as
+the registry is behind.
 """
 
-from nats.js.api import DiscardPolicy, RetentionPolicy
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
 
 from moorage_common.bus import Bus
-from moorage_common.contracts.names import STREAM_FEEDBACK, STREAM_OUTPUTS
+from moorage_common.contracts.names import STREAM_FEEDBACK, STREAM_OUTPUTS, STREAM_SIGNALS
 
+SIGNALS_SUBJECTS = "signals.>"
 FEEDBACK_SUBJECTS = "feedback.>"
 OUTPUTS_SUBJECTS = "outputs.>"
+_SIGNALS_MAX_AGE_S = 3600.0
+_SIGNALS_MAX_BYTES = 64 * 1024**2
 _FEEDBACK_MAX_AGE_S = 30 * 86_400.0
 _FEEDBACK_MAX_BYTES = 1024**3
 _OUTPUTS_MAX_AGE_S = 7 * 86_400.0
 _OUTPUTS_MAX_BYTES = 512 * 1024**2
+
+
+async def ensure_signals(bus: Bus) -> None:
+    """Make SIGNALS when absent, in memory: it is read within a second, and what is lost costs evidence alone."""
+    await bus.ensure_stream(
+        STREAM_SIGNALS, [SIGNALS_SUBJECTS], _SIGNALS_MAX_AGE_S, StorageType.MEMORY, _SIGNALS_MAX_BYTES
+    )
 
 
 async def ensure_feedback(bus: Bus) -> None:
