@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from moorage_common.contracts.rollouts import GuardPolicy, RolloutPolicy, Step
 from moorage_registry.rollouts.judge import Evidence, Failure, SafetyEvidence
 from moorage_registry.rollouts.steps import (
+    LABELS_WAITED_FOR_S,
     Alert,
     Begin,
     Facts,
@@ -145,6 +146,8 @@ def test_the_guard_ends_when_its_time_and_that_of_late_labels_is_over_and_what_w
     assert isinstance(decide(at(2, "guarded"), seen(), None, READY, 1099), Stay)
     assert decide(at(2, "guarded"), seen(), None, READY, 1100) == Finish()
     assert isinstance(decide(at(2, "guarded"), seen(), None, replace(READY, label_delay_s=200.0), 1100), Stay)
+    year = replace(READY, label_delay_s=365 * 86_400.0)
+    assert decide(at(2, "guarded"), seen(), None, year, 1000 + LABELS_WAITED_FOR_S) == Finish(), "not for good"
     assert decide(at(2, "guarded"), seen(), DRIFTS, READY, 1050) == Alert("drift", "Other answers.")
     told = replace(at(2, "guarded"), alerted=frozenset({"drift"}))
     assert isinstance(decide(told, seen(), DRIFTS, READY, 1050), Stay)

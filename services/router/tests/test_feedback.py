@@ -21,6 +21,7 @@ from moorage_common.errors import MoorageError
 from moorage_common.secrets import derive
 from moorage_common.testing.servers import Server
 from moorage_router.auth import Credentials
+from moorage_router.feedback.rates import LabelRates
 from moorage_router.feedback.reading import BODY_BYTES, MOST_ITEMS
 
 PATH = "/v2/models/m/feedback"
@@ -264,6 +265,21 @@ async def test_a_call_is_one_request_of_the_tenants_quota_however_many_labels_it
     assert statuses[-1] == 429
     assert 1 <= statuses.count(202) <= 3
     assert deps.limits.tenants["demo"].in_flight == 0
+
+
+async def test_labels_sent_without_end_are_refused_before_they_fill_the_stream_of_all_tenants(
+    router: RunningRouter, desired: Desired, key: ApiKey
+) -> None:
+    deps = router.app.deps
+    assert deps is not None
+    deps.endpoints._feedback.rates = LabelRates(a_second=1.0, burst=100)
+    other = await known(router, desired, "other")
+    said = [{"id": an_id(), "label": 1} for _ in range(60)]
+    answers = [await send(router, key, {"feedback": said}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [202, 202, 429], "sent again they count as well"
+    assert refused(answers[2]) == (429, "labels_over_rate")
+    assert 10 <= int(answers[2].headers["retry-after"]) <= 20
+    assert (await send(router, other, {"id": an_id("other"), "label": 1})).status_code == 202
 
 
 async def test_with_the_bus_away_labels_are_refused_with_when_to_come_back_and_none_is_lost_afterwards(

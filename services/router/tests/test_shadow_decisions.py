@@ -12,7 +12,7 @@ from moorage_router.limits.leases import StoreState
 from moorage_router.limits.limiter import Tenant
 from moorage_router.limits.store import LimitStore
 from moorage_router.mirrors import agree, mirrors_of
-from moorage_router.shadow import A_TENANT, AT_ONCE, CALM_S, COPIED_BYTES, LATE_S, Room
+from moorage_router.shadow import AT_ONCE, CALM_S, COPIED_BYTES, HELD_BYTES, LATE_S, Room
 
 
 def test_code_gets_copies_only_where_its_arm_accepts_it_and_never_in_a_pair() -> None:
@@ -90,20 +90,33 @@ def test_copies_are_left_out_before_anything_of_the_tenants_own_is(tenant: Tenan
 def test_no_tenant_takes_all_the_room_and_all_of_them_no_more_than_there_is(tenant: Tenant) -> None:
     room = Room(lambda _name: 0, 0.05, lambda: 100.0)
     target: Any = Target()
-    for _ in range(A_TENANT):
-        assert room.lacks(tenant, target, 10) is None
-        room.take(tenant, 10)
-    assert room.lacks(tenant, target, 10) == "busy"
-    others = [Tenant(TenantLimits(tenant=f"t{n}"), tenant.gate._state) for n in range(AT_ONCE)]
+    others = [Tenant(TenantLimits(tenant=f"t{n}"), tenant.gate._state) for n in range(AT_ONCE + 1)]
+
+    def fill(one: Tenant, size: int) -> int:
+        """Copies that never end, until no more are made."""
+        taken = 0
+        while room.lacks(one, target, size) is None:
+            room.take(one, size)
+            taken += 1
+        return taken
+
+    assert [fill(one, 10) for one in (tenant, *others[:3])] == [16, 8, 4, 2]
+    for one, copies in zip((tenant, *others[:3]), (16, 8, 4, 2), strict=True):
+        for _ in range(copies):
+            room.give_back(one, 10)
+    assert (room.copies, room.size, room._tenants, room._sizes) == (0, 0, {}, {})
     taken = 0
     while room.lacks(others[taken], target, 10) is None:
         room.take(others[taken], 10)
         taken += 1
-    assert taken == AT_ONCE - A_TENANT
-    for one in [*[tenant] * A_TENANT, *others[:taken]]:
-        room.give_back(one, 10)
-    assert (room.copies, room.size) == (0, 0)
-    while room.lacks(others[taken - 1], target, COPIED_BYTES) is None:
-        room.take(others[taken - 1], COPIED_BYTES)
-        taken -= 1
-    assert room.size <= 16 * COPIED_BYTES
+    assert taken == AT_ONCE
+
+
+def test_one_tenants_long_bodies_leave_room_for_those_of_others(tenant: Tenant) -> None:
+    room = Room(lambda _name: 0, 0.05, lambda: 100.0)
+    target: Any = Target()
+    while room.lacks(tenant, target, COPIED_BYTES) is None:
+        room.take(tenant, COPIED_BYTES)
+    assert room.size <= HELD_BYTES // 2
+    other = Tenant(TenantLimits(tenant="other"), tenant.gate._state)
+    assert room.lacks(other, target, COPIED_BYTES) is None

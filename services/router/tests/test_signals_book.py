@@ -13,7 +13,7 @@ from moorage_common.contracts.routes import Route, RouteRollout
 from moorage_common.contracts.signals import CLASSES, OTHER, SAMPLED, ArmCounts, SignalBatch, bucket_of
 from moorage_router.pool import Pool
 from moorage_router.replicas import Host
-from moorage_router.signals.batch import Mark, most_of_one
+from moorage_router.signals.batch import CLASS_CHARACTERS, Mark, most_of_one
 from moorage_router.signals.book import GRACE_S, Book, Judged
 from moorage_router.signals.memory import Memory
 
@@ -386,3 +386,15 @@ def test_classes_beyond_those_told_are_one() -> None:
     classes = room.batch.stable.predictions.classes
     assert len(classes) == CLASSES + 1
     assert (classes["c0"], classes[OTHER], sum(classes.values())) == (1, SAMPLED - CLASSES, SAMPLED)
+
+
+def test_what_a_model_says_neither_makes_batches_large_nor_is_taken_for_the_platforms_own() -> None:
+    room = Room()
+    judged = room.judged()
+    said = ["spam", "s" * 1024, "s" * 1023 + "t", "a\0b\n", OTHER]
+    for value in said:
+        answered(judged.begin(STABLE, "a"), Output(kind="class", value=value))
+    room.pass_s(2)
+    classes = room.batch.stable.predictions.classes
+    assert (len(classes), "spam" in classes, OTHER in classes) == (len(said), True, False)
+    assert all(name.isprintable() and len(name) <= CLASS_CHARACTERS for name in classes)

@@ -54,7 +54,10 @@ class Database:
     @classmethod
     def at(cls, url: str) -> "Database":
         """The database at a SQLAlchemy URL, `sqlite+aiosqlite:///...` or `postgresql+asyncpg://...`."""
-        engine = create_async_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=not url.startswith("sqlite"))
+        # An error is logged with its statement, and what is written is people's: labels, answers, digests of keys.
+        engine = create_async_engine(
+            url, pool_size=10, max_overflow=10, pool_pre_ping=not url.startswith("sqlite"), hide_parameters=True
+        )
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine.sync_engine)
         return cls(engine)

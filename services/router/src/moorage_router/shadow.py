@@ -31,7 +31,7 @@ from moorage_router.upstream import AnswerLost, ConnectFailed, Overdue
 
 STRATUM = "shadow"
 AT_ONCE = 32
-A_TENANT = 16
+"""Copies under way; of one tenant half of what others leave."""
 COPIED_BYTES = 256 * 1024
 """Of one body: longer ones are passed on without being held."""
 HELD_BYTES = 4 * 1024 * 1024
@@ -56,6 +56,7 @@ class Room:
         self._ticked = now()
         self._calm_at = 0.0
         self._tenants: Counter[str] = Counter()
+        self._sizes: Counter[str] = Counter()
         self.copies = 0
         self.size = 0
 
@@ -74,7 +75,7 @@ class Room:
             return "lag"
         if size > COPIED_BYTES:
             return "size"
-        if self.copies >= AT_ONCE or self._tenants[name] >= A_TENANT or self.size + size > HELD_BYTES:
+        if self.copies >= AT_ONCE or self.size + size > HELD_BYTES or not self._is_fair(name, size):
             return "busy"
         parked = self._parked(name)
         if parked or target.replicas.parked:
@@ -83,17 +84,26 @@ class Room:
             return "limit"
         return None if target.replicas.ready else "no_replica"
 
+    def _is_fair(self, name: str, size: int) -> bool:
+        """Whether the tenant then has no more than half of what others leave: one or two whose versions hang, for as
+        long as a deadline may be, keep nobody else out."""
+        copies, held = self._tenants[name], self._sizes[name]
+        may_have = (AT_ONCE - self.copies + copies + 1) // 2, (HELD_BYTES - self.size + held) / 2
+        return copies < may_have[0] and held + size <= may_have[1]
+
     def take(self, tenant: Tenant, size: int) -> None:
         self.copies += 1
         self.size += size
         self._tenants[tenant.name] += 1
+        self._sizes[tenant.name] += size
 
     def give_back(self, tenant: Tenant, size: int) -> None:
         self.copies -= 1
         self.size -= size
         self._tenants[tenant.name] -= 1
+        self._sizes[tenant.name] -= size
         if not self._tenants[tenant.name]:
-            del self._tenants[tenant.name]
+            del self._tenants[tenant.name], self._sizes[tenant.name]
 
 
 @dataclass(frozen=True, slots=True)

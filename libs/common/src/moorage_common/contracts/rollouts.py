@@ -7,6 +7,8 @@ from pydantic import ConfigDict, Field, model_validator
 from moorage_common.contracts.model import Contract
 
 WHOLE_PCT = 100.0
+RINGS_MAX = 8
+"""Of one policy: routers get all of their members with the route."""
 
 SignalName = Literal["errors", "latency", "quality", "drift"]
 
@@ -20,7 +22,7 @@ FINAL: frozenset[str] = frozenset({"done", "rolled_back", "aborted"})
 class _Part(Contract):
     """Unlike messages, what people write must not have a field that nobody reads."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Step(_Part):
@@ -30,7 +32,9 @@ class Step(_Part):
     """
 
     weight: float = Field(default=0.0, ge=0, le=100, description="Per cent of the requests that the candidate answers.")
-    ring: str | None = Field(default=None, description="Only of this ring's requests; everybody else stays.")
+    ring: str | None = Field(
+        default=None, max_length=64, description="Only of this ring's requests; everybody else stays."
+    )
     shadow: float = Field(default=0.0, ge=0, le=100, description="Per cent of the requests mirrored to the candidate.")
     at_least_s: float = Field(
         default=60.0, ge=0, le=30 * 86_400, description="However clear the evidence of safety is by then."
@@ -59,8 +63,12 @@ class ErrorsPolicy(_Part):
         default=2.0, gt=0, le=50, description="Percentage points more that would be too much to promote."
     )
     least_gap_pp: float = Field(default=0.2, ge=0, le=50, description="No rollback for a smaller difference of rates.")
-    least_requests: int = Field(default=10, ge=1, description="Of the candidate, before errors may roll it back.")
-    least_bad: int = Field(default=3, ge=1, description="Bad ones of the candidate, before they may roll it back.")
+    least_requests: int = Field(
+        default=10, ge=1, le=10**9, description="Of the candidate, before errors may roll it back."
+    )
+    least_bad: int = Field(
+        default=3, ge=1, le=10**9, description="Bad ones of the candidate, before they may roll it back."
+    )
 
 
 class LatencyPolicy(_Part):
@@ -147,6 +155,9 @@ class RolloutPolicy(_Part):
         weights = [step.weight for step in self.steps if step.ring is None and not step.shadow]
         if weights != sorted(weights):
             message = f"the weights must not go down from step to step: {weights}"
+            raise ValueError(message)
+        if len({step.ring for step in self.steps if step.ring is not None}) > RINGS_MAX:
+            message = f"the steps name more than {RINGS_MAX} rings"
             raise ValueError(message)
         return self
 

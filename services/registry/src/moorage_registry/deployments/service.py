@@ -155,9 +155,9 @@ class Planner:
         _check_pooled(after.versions)
         _check_features(after.features, held)
         _check_feedback(after.feedback, held)
-        await self._check_quota(tenant, model, after)
+        await self.check_quota(tenant, model, after)
 
-    async def _check_quota(self, tenant: TenantRow | None, model: str, after: Revision) -> None:
+    async def check_quota(self, tenant: TenantRow | None, model: str, after: Revision) -> None:
         """Raises Unprocessable when the most that the tenant's deployments may run is more than its share."""
         if tenant is None:
             return

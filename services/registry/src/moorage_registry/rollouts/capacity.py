@@ -58,6 +58,11 @@ def kept(scaling: Scaling, floor: int) -> Scaling:
     return scaling.model_copy(update={"min": min(max(scaling.min, floor), scaling.max)})
 
 
+def smaller(one: Scaling, other: Scaling) -> Scaling:
+    """`one` with no more replicas than `other`."""
+    return one.model_copy(update={"min": min(one.min, other.min), "max": min(one.max, other.max)})
+
+
 def asks(
     stable: PlacedVersion, held: PlacedVersion | None, candidate: int, hosts: int
 ) -> list[tuple[PlacedVersion, int]]:

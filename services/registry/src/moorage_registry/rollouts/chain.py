@@ -6,7 +6,7 @@ Each hash covers its row and the hash before it; the first one's predecessor cov
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from moorage_registry.rollouts.tables import RolloutRow, RolloutVerdictRow
@@ -44,16 +44,29 @@ def link(verdict: RolloutVerdictRow) -> str:
     return digest([verdict.previous, *numbers, verdict.detail])
 
 
-def intact(row: RolloutRow, verdicts: Sequence[RolloutVerdictRow]) -> bool:
-    """Whether `verdicts`, by number, are all that were given, as they were given, under the policy that is told."""
-    if len(verdicts) != row.verdicts or digest(row.policy) != row.policy_hash:
-        return False
-    previous = anchor(row)
-    for number, verdict in enumerate(verdicts, start=1):
-        if (verdict.number, verdict.previous) != (number, previous) or link(verdict) != verdict.hash:
-            return False
-        previous = verdict.hash
-    return True
+@dataclass
+class Chain:
+    """Whether the verdicts that it is shown, by number, are all that `row` had, as they were, under the policy told."""
+
+    row: RolloutRow
+    _seen: int = 0
+    _last: str = ""
+    _is_whole: bool = True
+
+    def show(self, verdict: RolloutVerdictRow) -> None:
+        """The next verdict."""
+        self._seen += 1
+        previous = self._last or anchor(self.row)
+        is_next = (verdict.number, verdict.previous) == (self._seen, previous)
+        self._is_whole = self._is_whole and is_next and link(verdict) == verdict.hash
+        self._last = verdict.hash
+
+    @property
+    def intact(self) -> bool:
+        """Once all have been shown."""
+        row = self.row
+        all_there = (self._seen, self._last) == (row.verdicts, row.head)
+        return self._is_whole and all_there and digest(row.policy) == row.policy_hash
 
 
 def exact(value: Any) -> Any:

@@ -33,6 +33,7 @@ _AT_ONCE = 4
 _EARLY_MOST = 4096
 _OF_NONE_MOST = 256
 _CLOSE_S = 2.0
+_TRY_AGAIN_ROUNDS = 30
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Controller:
     watches: dict[str, Watch] = field(default_factory=dict)
     _early: deque[tuple[int, SignalBatch]] = field(default_factory=lambda: deque(maxlen=_EARLY_MOST))
     _of_none: deque[str] = field(default_factory=lambda: deque(maxlen=_OF_NONE_MOST))
+    _not_before: dict[str, int] = field(default_factory=dict)
     _rounds: int = 0
     _awake: asyncio.Event = field(default_factory=asyncio.Event)
     _urgent: set[asyncio.Task[None]] = field(default_factory=set)
@@ -148,14 +150,22 @@ class Controller:
         """Hold those that run, as they are in the database."""
         for gone in self.watches.keys() - {row.id for row in running}:
             del self.watches[gone]
+        self._not_before = {one: until for one, until in self._not_before.items() if until > self._rounds}
         loaded = {}
         for row in running:
             watch = self.watches.get(row.id)
-            if watch is None:
-                async with self.db.read() as session:
-                    loaded[row.id] = await load(session, row, [])
-            elif not watch.busy and (row.seq, row.verdicts) != (watch.seq, watch.row.verdicts):
-                await self._refresh(watch)
+            try:
+                if watch is None and self._not_before.get(row.id, 0) <= self._rounds:
+                    async with self.db.read() as session:
+                        loaded[row.id] = await load(session, row, [])
+                elif watch is not None and not watch.busy and watch.is_behind(row):
+                    await self._refresh(watch)
+            except Exception:
+                # Of one rollout, and no reason to leave the others alone; people may still end it.
+                self._not_before[row.id] = self._rounds + _TRY_AGAIN_ROUNDS
+                self.watches.pop(row.id, None)
+                self.metrics.failures.inc()
+                log.exception("a rollout could not be read", rollout=row.id, model=row.model)
         # At once with what came before them, so that no later batch of a router overtakes.
         self.watches |= loaded
         self._take_early()
@@ -229,7 +239,7 @@ class Controller:
             await self._tell_routers(watch)
         for kind in outcome.given:
             self.metrics.verdicts.labels(kind).inc()
-            log.info("rollout", rollout=watch.row.id, model=watch.row.model, verdict=kind, reason=watch.row.reason)
+            log.info("rollout", rollout=watch.row.id, model=watch.row.model, verdict=kind)
         self.metrics.look_seconds.observe(time.perf_counter() - began)
         if watch.drain(self.ticks.clock()):
             watch.again = True
@@ -251,6 +261,9 @@ class Controller:
                 except LeaseLost:
                     self._drop()
                     return
+                except Exception:
+                    self.metrics.failures.inc()
+                    log.exception("the version that lost could not leave", rollout=row.id, model=row.model)
 
     async def _keep_lease(self) -> None:
         while True:

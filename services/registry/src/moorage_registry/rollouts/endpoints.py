@@ -24,7 +24,10 @@ from moorage_registry.rollouts.service import RolloutService
 router = APIRouter(prefix="/deployments/{model}/rollouts")
 
 ModelName = Annotated[Name, Path()]
-RolloutId = Annotated[str, Path(max_length=64, description="Or `current`: the running one, else the last.")]
+RolloutId = Annotated[
+    str, Path(pattern="^[0-9A-Za-z]{1,64}$", description="Or `current`: the running one, else the last.")
+]
+After = Annotated[int, Query(ge=0, lt=2**63)]
 Anyone = Annotated[Principal, require(ANY_KEY)]
 Deployer = Annotated[Principal, require("deploy:write")]
 
@@ -86,7 +89,7 @@ async def get_verdicts(
     principal: Anyone,
     registry: RegistryDep,
     *,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: After = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 500,
 ) -> Verdicts:
     """Every decision by number, with whether the chain of all their hashes is whole."""
@@ -110,7 +113,7 @@ async def get_log(
     principal: Anyone,
     registry: RegistryDep,
     *,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: After = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> LogPage:
     """What the rollout saw, in the order it was judged."""

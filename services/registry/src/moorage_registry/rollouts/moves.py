@@ -4,6 +4,7 @@ The controller and people move rollouts by these alone. Whoever does holds the m
 one goes first, and the other sees what it did.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,20 +14,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from moorage_common.contracts.events import EventType
 from moorage_common.contracts.rollouts import RolloutPolicy
 from moorage_common.contracts.routes import Arm
+from moorage_common.errors import Unprocessable
 from moorage_registry.catalog.repository import CatalogRepository
 from moorage_registry.catalog.tables import ModelRow
 from moorage_registry.deployments import plan, sharing
 from moorage_registry.deployments.models import PlacedVersion, Revision, RingArm
 from moorage_registry.deployments.repository import DeploymentRepository
-from moorage_registry.deployments.service import DeploymentService
+from moorage_registry.deployments.service import DeploymentService, Planner
 from moorage_registry.deployments.sharing import Sharing
 from moorage_registry.rollouts import chain
-from moorage_registry.rollouts.capacity import Capacity, candidate_needs
+from moorage_registry.rollouts.capacity import Capacity, candidate_needs, smaller
 from moorage_registry.rollouts.entries import Entry, StepEntry
 from moorage_registry.rollouts.models import VerdictKind
 from moorage_registry.rollouts.repository import RolloutRepository
 from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow, RolloutVerdictRow
 from moorage_registry.rollouts.weights import arms_of, guard_of, weight_pct
+from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.work import Work
 
 LEAVES_AFTER_S = 10.0
@@ -80,6 +83,15 @@ def append(session: AsyncSession, row: RolloutRow, entry: Entry, at: float) -> N
     row.seq += 1
     told = entry.model_dump(mode="json")
     session.add(RolloutEntryRow(rollout=row.id, seq=row.seq, at=at, kind=entry.kind, entry=told))
+
+
+def settled_within(now: Revision, settled: Sequence[PlacedVersion]) -> list[PlacedVersion]:
+    """The versions of `settled` as they are `now`, with no more replicas than in either."""
+    held = {one.version: one for one in now.versions}
+    return [
+        held[one.version].model_copy(update={"scaling": smaller(held[one.version].scaling, one.scaling)})
+        for one in settled
+    ]
 
 
 @dataclass(frozen=True)
@@ -162,35 +174,44 @@ class Moves:
         await self._set_traffic([*plan.all_to(winner), *before.arms], rings, plan.MANUAL)
 
     async def leave(self) -> None:
-        """Have the version that lost leave, or be what it was before; a candidate that won has stable's scaling."""
-        row = self.row
-        row.leaves_at = None
-        is_done = row.state == "done"
-        before = PlacedVersion.model_validate(row.candidate_before) if row.candidate_before is not None else None
+        """Have the version that lost leave, or be what it was before; a candidate that won has stable's scaling.
 
-        def settled(revision: Revision) -> list[PlacedVersion]:
-            scaling = next((one.scaling for one in revision.versions if one.version == row.stable), None)
-            left = []
-            for one in revision.versions:
-                if one.version == row.candidate and is_done and scaling is not None:
-                    left.append(one.model_copy(update={"scaling": scaling}))
-                elif one.version == row.candidate and not is_done and before is not None:
-                    left.append(before)
-                elif one.version != (row.stable if is_done else row.candidate):
-                    left.append(one)
-            return left or revision.versions
-
-        await self._change_versions(settled)
+        Others may have taken the room for that meanwhile: over the quota, the candidate becomes no larger than it is.
+        """
+        self.row.leaves_at = None
+        await self._change_versions(self._settled, lambda now: settled_within(now, self._settled(now)))
         self._published()
 
-    async def _change_versions(self, change: Callable[[Revision], list[PlacedVersion]]) -> None:
-        """Make another revision of the deployment; mappings of features that no version needs any more go too."""
+    def _settled(self, revision: Revision) -> list[PlacedVersion]:
+        row, is_done = self.row, self.row.state == "done"
+        before = PlacedVersion.model_validate(row.candidate_before) if row.candidate_before is not None else None
+        scaling = next((one.scaling for one in revision.versions if one.version == row.stable), None)
+        left = []
+        for one in revision.versions:
+            if one.version == row.candidate and is_done and scaling is not None:
+                left.append(one.model_copy(update={"scaling": scaling}))
+            elif one.version == row.candidate and not is_done and before is not None:
+                left.append(before)
+            elif one.version != (row.stable if is_done else row.candidate):
+                left.append(one)
+        return left or revision.versions
+
+    async def _change_versions(self, *ways: Callable[[Revision], list[PlacedVersion]]) -> None:
+        """Make another revision of the deployment: by the first of `ways` that the quota has room for, or the last.
+
+        Mappings of features that no version needs any more go too.
+        """
         rows = DeploymentRepository(self.work.session)
         deployment = await rows.get(self.work.tenant, self.row.model)
         if deployment is None or deployment.deleted:
             return
         before = await rows.revision(self.work.tenant, deployment)
-        after = await self._without_idle_features(before.model_copy(update={"versions": change(before)}))
+        tenant, after = await TenantRepository(self.work.session).get(self.work.tenant), before
+        for way in ways:
+            after = await self._without_idle_features(before.model_copy(update={"versions": way(before)}))
+            with contextlib.suppress(Unprocessable):
+                await Planner(self.work.session, self.work.tenant).check_quota(tenant, self.row.model, after)
+                break
         if after == before:
             return
         changes = plan.differences(plan.comparable(before, {}), plan.comparable(after, {}))

@@ -103,17 +103,21 @@ class RolloutReader:
     async def verdicts(self, model: str, rollout: str, after: int, limit: int) -> Verdicts:
         """Those after the number `after`; all are looked at for whether they are intact. Raises NotFound."""
         row = await self.row(model, rollout)
-        found = await self._rows.verdicts(row.id)
-        page = [verdict_of(one) for one in found if one.number > after][:limit]
-        return Verdicts(verdicts=page, intact=chain.intact(row, found))
+        page: list[Verdict] = []
+        links = chain.Chain(row)
+        async for one in self._rows.all_verdicts(row.id):
+            links.show(one)
+            if one.number > after and len(page) < limit:
+                page.append(verdict_of(one))
+        return Verdicts(verdicts=page, intact=links.intact)
 
     async def explain(self, model: str, rollout: str) -> Explanation:
         """Raises NotFound."""
         row = await self.row(model, rollout)
-        found = await self._rows.verdicts(row.id)
+        found = await self._rows.verdicts(row.id, row.verdicts - EXPLAINED, EXPLAINED)
         return Explanation(
             sentence=explained(row, found),
-            verdicts=[verdict_of(one) for one in found[-EXPLAINED:]],
+            verdicts=[verdict_of(one) for one in found],
             evidence=row.outlook.get("evidence", {}),
         )
 

@@ -1,7 +1,8 @@
 """Judging again what a rollout saw: under its own policy, which must give the same bits, or under another one."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from moorage_common.contracts.names import TenantId
@@ -14,11 +15,13 @@ from moorage_registry.rollouts.judge import Judge
 from moorage_registry.rollouts.models import Replayed, ReplayedFailure
 from moorage_registry.rollouts.reading import RolloutReader
 from moorage_registry.rollouts.repository import PAGE, RolloutRepository
-from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow, RolloutVerdictRow
+from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow
 
 ENTRIES_MOST = 200_000
 """Of one replay: some 18 hours of three routers' batches."""
-WAITING_MOST = 8
+WAITING_MOST = 16
+OF_A_TENANT = 2
+"""So that one tenant does not keep the others waiting for good."""
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Replay:
     """
 
     judge: Judge
-    bits: Mapping[int, Sequence[str]]
+    bits: Mapping[int, Collection[str]]
     entries: int = 0
     is_same: bool = True
     failures: dict[str, ReplayedFailure] = field(default_factory=dict)
@@ -50,14 +53,9 @@ class Replay:
                 self.is_same = self.is_same and all(each == now for each in stored)
 
 
-def stored_bits(row: RolloutRow, verdicts: Sequence[RolloutVerdictRow]) -> dict[int, list[str]]:
-    """Digests of the evidence, by the entry that it was of."""
-    bits: dict[int, list[str]] = {}
-    for verdict in verdicts:
-        bits.setdefault(verdict.seq, []).append(verdict.detail["bits"])
-    if "bits" in row.outlook:
-        bits.setdefault(row.outlook["seq"], []).append(row.outlook["bits"])
-    return bits
+def stored_bits(row: RolloutRow) -> dict[int, set[str]]:
+    """The digest of the last evidence, by the entry that it was of."""
+    return {row.outlook["seq"]: {row.outlook["bits"]}} if "bits" in row.outlook else {}
 
 
 @dataclass
@@ -66,24 +64,27 @@ class Replays:
 
     db: Database
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _waiting: int = 0
+    _waiting: Counter[str] = field(default_factory=Counter)
 
     async def of(self, tenant: TenantId, model: str, rollout: str, policy: RolloutPolicy | None) -> Replayed:
         """Raises NotFound; Conflict where the log is gone or too long; OverQuota where too many wait."""
-        if self._waiting >= WAITING_MOST:
-            message = f"{self._waiting} replays wait for their turn; ask again after those"
+        if self._waiting.total() >= WAITING_MOST or self._waiting[tenant] >= OF_A_TENANT:
+            message = f"{self._waiting.total()} replays wait for their turn; ask again after those"
             raise OverQuota(message, code="too_many_replays", retry_after_s=5)
-        self._waiting += 1
+        self._waiting[tenant] += 1
         try:
             async with self._turn:
                 return await self._replay(tenant, model, rollout, policy)
         finally:
-            self._waiting -= 1
+            self._waiting[tenant] -= 1
+            self._waiting += Counter()  # those that wait for none are forgotten
 
     async def _replay(self, tenant: TenantId, model: str, rollout: str, policy: RolloutPolicy | None) -> Replayed:
         async with self.db.read() as session:
             row = await RolloutReader(session, tenant).row(model, rollout)
-            verdicts = await RolloutRepository(session).verdicts(row.id)
+            bits = stored_bits(row)
+            async for verdict in RolloutRepository(session).all_verdicts(row.id):
+                bits.setdefault(verdict.seq, set()).add(verdict.detail["bits"])
         if row.seq > ENTRIES_MOST:
             message = (
                 f"the log of {row.id} has {row.seq:,} entries and at most {ENTRIES_MOST:,} are replayed here; "
@@ -91,7 +92,7 @@ class Replays:
             )
             raise Conflict(message, code="log_too_long")
         under = policy or RolloutPolicy.model_validate(row.policy)
-        run = Replay(Judge(under, row.stable, row.candidate), stored_bits(row, verdicts))
+        run = Replay(Judge(under, row.stable, row.candidate), bits)
         while run.entries < row.seq:
             async with self.db.read() as session:
                 page = await RolloutRepository(session).entries(row.id, run.entries, min(PAGE, row.seq - run.entries))

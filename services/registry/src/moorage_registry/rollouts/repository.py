@@ -1,6 +1,6 @@
 """Rows of rollouts, of what they saw and of what was decided."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,6 +11,7 @@ from moorage_registry.feedback.tables import LabelRow
 from moorage_registry.rollouts.tables import MOVING, RolloutEntryRow, RolloutReadRow, RolloutRow, RolloutVerdictRow
 
 PAGE = 500
+VERDICTS_A_PAGE = 50
 
 
 class RolloutRepository:
@@ -58,10 +59,19 @@ class RolloutRepository:
         query = select(RolloutEntryRow).where(RolloutEntryRow.rollout == rollout, RolloutEntryRow.seq > after)
         return (await self._session.scalars(query.order_by(RolloutEntryRow.seq).limit(limit))).all()
 
-    async def verdicts(self, rollout: str) -> Sequence[RolloutVerdictRow]:
-        """By number."""
-        query = select(RolloutVerdictRow).where(RolloutVerdictRow.rollout == rollout)
-        return (await self._session.scalars(query.order_by(RolloutVerdictRow.number))).all()
+    async def verdicts(self, rollout: str, after: int, limit: int) -> Sequence[RolloutVerdictRow]:
+        """By number, after the number `after`."""
+        query = select(RolloutVerdictRow).where(RolloutVerdictRow.rollout == rollout, RolloutVerdictRow.number > after)
+        return (await self._session.scalars(query.order_by(RolloutVerdictRow.number).limit(limit))).all()
+
+    async def all_verdicts(self, rollout: str) -> AsyncIterator[RolloutVerdictRow]:
+        """By number, a few in memory at a time: each holds all the evidence there was."""
+        last = 0
+        while page := await self.verdicts(rollout, last, VERDICTS_A_PAGE):
+            for one in page:
+                yield one
+                self._session.expunge(one)
+            last = page[-1].number
 
     async def reads(self, rollout: str) -> dict[tuple[str, str], int]:
         """By router and boot, the number of the last batch that was judged."""

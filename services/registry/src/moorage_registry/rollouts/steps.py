@@ -7,6 +7,9 @@ from moorage_common.contracts.rollouts import FINAL, RolloutPolicy, RolloutState
 from moorage_registry.rollouts.entries import BASELINE
 from moorage_registry.rollouts.judge.evidence import Evidence, Failure
 
+LABELS_WAITED_FOR_S = 7 * 86_400.0
+"""Whatever they say of their delay, a guard lasts no longer for labels: whoever has an old answer's id may send one."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -183,7 +186,7 @@ def _by_safety(rollout: Rollout, step: Step, evidence: Evidence, for_s: float) -
 
 
 def _guarded(policy: RolloutPolicy, facts: Facts, for_s: float) -> Decision:
-    lasts_s = max(policy.guard.for_s, facts.label_delay_s or 0.0)
+    lasts_s = max(policy.guard.for_s, min(facts.label_delay_s or 0.0, LABELS_WAITED_FOR_S))
     if for_s >= lasts_s:
         return Finish()
     return Stay(f"guarded for {lasts_s:,.0f} s, with stable kept ready", eta_s=lasts_s - for_s)

@@ -7,7 +7,14 @@ from moorage_registry.rollouts.entries import BASELINE
 from moorage_registry.rollouts.judge import Evidence
 from moorage_registry.rollouts.weights import guard_of, weight_pct
 
+SENTENCE_MOST = 2000
 _NUMBERS = re.compile(r"\d[\d.,]*")
+
+
+def plain(sentence: str) -> str:
+    """The sentence without control characters, and not longer than people read."""
+    told = "".join(one if one.isprintable() else "\ufffd" for one in sentence[: SENTENCE_MOST + 1])
+    return told if len(told) <= SENTENCE_MOST else f"{told[:SENTENCE_MOST]}\u2026"
 
 
 def shape(sentence: str) -> str:

@@ -38,6 +38,7 @@ from moorage_registry.rollouts.steps import (
 from moorage_registry.rollouts.tables import RolloutRow
 from moorage_registry.rollouts.watching import Watch
 from moorage_registry.rollouts.weights import guard_of
+from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.work import Work, Works
 
 log = structlog.get_logger()
@@ -77,6 +78,17 @@ def restrained(decision: Decision, watch: Watch, facts: Facts, *, bus_away: bool
         candidate = watch.row.candidate
         return Hold(telling.short_of_replicas(candidate, facts.candidate_ready, wanted, facts.no_room))
     return decision
+
+
+def sayable(decision: Decision) -> Decision:
+    """`decision` in words that every database takes: some are a model's own, its errors' and its classes'."""
+    match decision:
+        case Stay() | Hold():
+            return replace(decision, reason=telling.plain(decision.reason))
+        case RollBack() | Alert():
+            return replace(decision, sentence=telling.plain(decision.sentence))
+        case _:
+            return decision
 
 
 def rollout_of(watch: Watch, version: VersionRow) -> Rollout:
@@ -133,7 +145,7 @@ class Ticks:
         now = self.clock()
         evidence, failure = watch.judge.evidence(), watch.judge.failure()
         decision = decide(rollout_of(watch, version), evidence, failure, facts, now)
-        decision = restrained(decision, watch, facts, bus_away=not self.bus.connected)
+        decision = sayable(restrained(decision, watch, facts, bus_away=not self.bus.connected))
         mean = sum(watch.in_flight) / max(1, len(watch.in_flight))
         keeps = grown(watch.capacity, mean, PlacedVersion.model_validate(watch.row.stable_before))
         if not watch.pending and not is_news(watch.row, decision) and keeps == watch.capacity.stable:
@@ -159,6 +171,7 @@ class Ticks:
         policy = RolloutPolicy.model_validate(row.policy)
         tenant = TenantId(row.tenant)
         async with self.works.begin(tenant, ACTOR) as work:
+            await TenantRepository(work.session).get(tenant, lock=True)  # whose quota is looked at
             owner = await CatalogRepository(work.session).model(tenant, row.model, lock=True)
             await self.lease.check(work.session)
             found = await RolloutRepository(work.session).get(tenant, row.model, row.id)

@@ -72,6 +72,10 @@ class Watch:
     def capacity(self) -> Capacity:
         return Capacity.model_validate(self.row.capacity)
 
+    def is_behind(self, row: RolloutRow) -> bool:
+        """Whether somebody else moved it since: `row` is what the database has now."""
+        return (row.seq, row.verdicts) != (self.seq, self.row.verdicts)
+
     def offer(self, batch: SignalBatch) -> Taken:
         """Keep a batch that has not been read yet."""
         row = self.row

@@ -11,11 +11,12 @@ from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.feedback import FeedbackChunk
 from moorage_common.contracts.keys import KeyRecord
 from moorage_common.contracts.names import feedback_subject, is_name
-from moorage_common.errors import NotFound, TooLarge, Unavailable
+from moorage_common.errors import NotFound, OverQuota, TooLarge, Unavailable
 from moorage_common.key_table import require_scope
 from moorage_common.streams import ensure_feedback
 from moorage_router.auth import Credentials
 from moorage_router.bodies import IncomingBody
+from moorage_router.feedback.rates import LabelRates
 from moorage_router.feedback.reading import BODY_BYTES, Reader, Taken, chunks_of, items_of, nothing_taken
 from moorage_router.gateway import Gateway
 from moorage_router.limits.limiter import Limiter
@@ -38,6 +39,7 @@ class FeedbackService:
         self._bus = bus
         self._secret = secret
         self._count = metrics.feedback
+        self.rates = LabelRates()
 
     async def take(self, credentials: Credentials, tenant: str | None, model: str, body: IncomingBody) -> bytes:
         """Take the labels in `body`; what was accepted and what refused, as JSON. It is one request of the tenant's.
@@ -52,6 +54,7 @@ class FeedbackService:
         principal = self._authorize(credentials, tenant, model)
         limited = self._limits.of(principal.tenant)
         await self._limits.admit(limited)
+        self._check_rate(principal.tenant)
         limited.in_flight += 1
         try:
             taken = await self._read(Reader(self._secret, principal.tenant, model), body)
@@ -63,6 +66,13 @@ class FeedbackService:
             limited.in_flight -= 1
         self._count.labels("accepted").inc(len(taken.feedback))
         return orjson.dumps(taken.answer())
+
+    def _check_rate(self, tenant: str) -> None:
+        """Raises OverQuota."""
+        wait_s = self.rates.wait_s(tenant, time.monotonic())
+        if wait_s > 0:
+            message = f"more than {self.rates.a_second:,.0f} labels a second; send the next ones later"
+            raise OverQuota(message, code="labels_over_rate", retry_after_s=wait_s)
 
     def _authorize(self, credentials: Credentials, tenant: str | None, model: str) -> KeyRecord:
         principal = self._gateway.identify(credentials, tenant)
@@ -79,6 +89,7 @@ class FeedbackService:
             if error.code != TooLarge.default_code:
                 raise
             raise TooLarge(f"labels of one call are at most {BODY_BYTES} bytes; send fewer at a time") from error
+        self.rates.spend(reader.tenant, len(items), time.monotonic())
         taken, now = Taken(), time.time()
         for index, item in enumerate(items):
             if index % _SLICE == _SLICE - 1:

@@ -8,6 +8,7 @@ outcome would choose the number of requests by how they ended, and the bound on 
 import math
 from collections import Counter
 from collections.abc import Callable
+from hashlib import blake2b
 
 from moorage_common.contracts.feedback import Output
 from moorage_common.contracts.signals import (
@@ -22,6 +23,7 @@ from moorage_common.contracts.signals import (
 from moorage_router.replicas import Host
 from moorage_router.signals.memory import Memory, Warmth
 
+CLASS_CHARACTERS = 64
 CLIENTS = 10
 """With so many clients or more, none weighs more than a tenth of a batch; with fewer, none more than an equal share."""
 
@@ -39,6 +41,17 @@ def _cause(status: int) -> str | None:
     if status >= 500 or status == _NAN:
         return _CAUSES.get(status) or str(status)
     return None
+
+
+def class_name(value: str) -> str:
+    """A class as it is told: a long one, or one that does not print, by its beginning and a digest.
+
+    What models say is kept by the second and for weeks, and is in sentences: neither may grow with it.
+    """
+    if len(value) <= CLASS_CHARACTERS and value.isprintable() and value != OTHER:
+        return value
+    begins = "".join(one if one.isprintable() else "\ufffd" for one in value[: CLASS_CHARACTERS - 16])
+    return f"{begins}\u2026{blake2b(value.encode(), digest_size=6).hexdigest()}"
 
 
 def most_of_one(requests: int, clients: int) -> int:
@@ -175,7 +188,8 @@ class Arm:
             if output.kind == "number":
                 numbers.append(float(output.value))
                 continue
-            name = output.value if output.value in classes or len(classes) < CLASSES else OTHER
+            name = class_name(output.value)
+            name = name if name in classes or len(classes) < CLASSES else OTHER
             classes[name] = classes.get(name, 0) + 1
         return Predictions(classes=classes, numbers=numbers)
 
