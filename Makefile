@@ -35,7 +35,7 @@ up: setup ## Run the whole platform on this machine with a demo tenant (Ctrl-C e
 test: setup ## Run the tests of every library and service
 	$(BIN)/pytest -m "not cluster"
 
-e2e: setup ## Start the whole platform, use it, kill and move parts of it (about 12 minutes)
+e2e: setup ## Start the whole platform, use it, kill and move parts of it (about 19 minutes)
 	$(BIN)/pytest services/scheduler/tests -m cluster
 	$(BIN)/pytest tests/e2e
 
