@@ -16,7 +16,7 @@ from moorage_registry.rollouts.replay import OF_A_TENANT, Replays
 from moorage_registry.rollouts.repository import VERDICTS_A_PAGE
 from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow, RolloutVerdictRow
 from moorage_registry.rollouts.telling import SENTENCE_MOST
-from moorage_registry.rollouts.testing import PATH, QUICK, Stage, ready, replica
+from moorage_registry.rollouts.testing import PATH, QUICK, Router, Stage, ready, replica
 from moorage_registry.testing import Caller, Json, Platform, eventually
 
 DEPLOYMENT = "/v1/deployments/digits"
@@ -110,6 +110,39 @@ async def test_a_rollout_that_cannot_be_read_leaves_other_tenants_alone_and_can_
     async with other.traffic(rollout, bad=0.5):
         await other.until("rolled_back")
     assert (await demo.ok("POST", f"{PATH}/current/abort"))["state"] == "aborted"
+
+
+async def test_a_log_without_end_is_read_while_others_go_on_and_nothing_that_came_meanwhile_is_left_out(
+    stage: Stage, platform: Platform, demo: Caller
+) -> None:
+    controller = platform.registry.rollouts
+    other = Stage(stage.db, stage.bus, await platform.tenant())
+    await other.push(b"one", b"two")
+    await other.deploy()
+    long, router = await stage.start(), Router()
+
+    async def send(batches: int) -> None:
+        for _ in range(batches):
+            await stage.send(long, router, (0, 0), (10, 0))
+
+    async def seen(requests: int) -> bool:
+        return bool((await stage.rollout())["evidence"].get("baseline_requests") == requests)
+
+    await send(10)
+    await eventually(lambda: seen(100))
+    controller.long_log = 5
+    async with controller._turn_of_long:  # for as long as its log may be
+        controller._drop()
+        rollout = await other.start()
+        await other.report(*ready(1, 2), *ready(2, 2))
+        await send(3)
+        async with other.traffic(rollout, bad=0.5):
+            await other.until("rolled_back")
+        assert not await seen(130)
+    await eventually(lambda: seen(130))
+    await send(2)
+    await eventually(lambda: seen(150))
+    assert (await demo.ok("POST", f"{PATH}/current/replay", json={}))["same"]
 
 
 async def test_the_last_verdict_cannot_be_changed_and_its_hash_made_to_fit(stage: Stage, demo: Caller) -> None:

@@ -27,6 +27,8 @@ from moorage_registry.rollouts.watching import Watch, catch_up, load
 log = structlog.get_logger()
 
 LOOK_EACH_S = 1.0
+LONG_LOG = 20_000
+"""Entries; a longer one is read beside everything else, one at a time, so that no rollout waits for another's."""
 ENTRIES_KEPT_S = 30 * 86_400.0
 _PURGE_EACH_S = 3600.0
 _AT_ONCE = 4
@@ -47,6 +49,10 @@ class Controller:
     watches: dict[str, Watch] = field(default_factory=dict)
     _early: deque[tuple[int, SignalBatch]] = field(default_factory=lambda: deque(maxlen=_EARLY_MOST))
     _of_none: deque[str] = field(default_factory=lambda: deque(maxlen=_OF_NONE_MOST))
+    long_log: int = LONG_LOG
+    _long: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """Of rollouts whose log is being read beside the others."""
+    _turn_of_long: asyncio.Lock = field(default_factory=asyncio.Lock)
     _not_before: dict[str, int] = field(default_factory=dict)
     _rounds: int = 0
     _awake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,11 +89,11 @@ class Controller:
 
     async def close(self) -> None:
         """Let another registry go on at once."""
-        self._wanted = False
+        self._wanted, under_way = False, set(self._long.values())
         self._drop()
-        if self._urgent:
+        if self._urgent | under_way:
             # Inside a transaction, which is left to end.
-            await asyncio.wait(self._urgent, timeout=_CLOSE_S)
+            await asyncio.wait(self._urgent | under_way, timeout=_CLOSE_S)
         await self.ticks.lease.release()
 
     def take(self, batch: SignalBatch) -> None:
@@ -114,6 +120,8 @@ class Controller:
 
     def _keep_early(self, batch: SignalBatch) -> None:
         """Of a rollout that has just started, or of none that runs: the next look at the rows tells."""
+        if batch.rollout in self._long:
+            return
         if batch.rollout in self._of_none:
             self.metrics.batches.labels("of_none").inc()
             return
@@ -155,20 +163,50 @@ class Controller:
         for row in running:
             watch = self.watches.get(row.id)
             try:
-                if watch is None and self._not_before.get(row.id, 0) <= self._rounds:
+                if watch is None and self._may_be_read(row):
+                    if row.seq > self.long_log:
+                        self._long[row.id] = asyncio.create_task(self._read_long(row), name="rollout-log")
+                        continue
                     async with self.db.read() as session:
                         loaded[row.id] = await load(session, row, [])
                 elif watch is not None and not watch.busy and watch.is_behind(row):
                     await self._refresh(watch)
             except Exception:
-                # Of one rollout, and no reason to leave the others alone; people may still end it.
-                self._not_before[row.id] = self._rounds + _TRY_AGAIN_ROUNDS
-                self.watches.pop(row.id, None)
-                self.metrics.failures.inc()
                 log.exception("a rollout could not be read", rollout=row.id, model=row.model)
+                self._put_off(row)
         # At once with what came before them, so that no later batch of a router overtakes.
         self.watches |= loaded
         self._take_early()
+
+    def _may_be_read(self, row: RolloutRow) -> bool:
+        return row.id not in self._long and self._not_before.get(row.id, 0) <= self._rounds
+
+    def _put_off(self, row: RolloutRow) -> None:
+        """One that cannot be read is no reason to leave the others alone; people may still end it."""
+        self._not_before[row.id] = self._rounds + _TRY_AGAIN_ROUNDS
+        self.watches.pop(row.id, None)
+        self.metrics.failures.inc()
+
+    async def _read_long(self, row: RolloutRow) -> None:
+        """Read a long log while the other rollouts go on. Its batches meanwhile are read again from the stream."""
+        task = asyncio.current_task()
+
+        def goes_on() -> bool:
+            return self._long.get(row.id) is task
+
+        try:
+            async with self._turn_of_long, self.db.read() as session:
+                watch = await load(session, row, [], goes_on)
+            if goes_on():
+                self.watches[row.id] = watch
+                self.intake.restart()
+                self.wake()
+        except Exception:
+            log.exception("a rollout could not be read", rollout=row.id, model=row.model)
+            self._put_off(row)
+        finally:
+            if goes_on():
+                del self._long[row.id]
 
     async def _refresh(self, watch: Watch) -> None:
         """Another moved it: take in what it wrote. What was judged ahead of it is judged again, in the log's order."""
@@ -198,6 +236,8 @@ class Controller:
         for came_in, batch in early:
             if batch.rollout in self.watches:
                 self.take(batch)
+            elif batch.rollout in self._long:
+                continue
             elif came_in == self._rounds:
                 self._early.append((came_in, batch))
             else:
@@ -289,4 +329,5 @@ class Controller:
         self.intake.wanted.clear()
         self.intake.restart()
         self.watches.clear()
+        self._long.clear()
         self._term = None

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -168,10 +168,13 @@ def label_of(row: LabelRow, rollout: RolloutRow) -> Label:
     )
 
 
-async def load(session: AsyncSession, row: RolloutRow, unwritten: list[SignalBatch]) -> Watch:
+async def load(
+    session: AsyncSession, row: RolloutRow, unwritten: list[SignalBatch], goes_on: Callable[[], bool] = lambda: True
+) -> Watch:
     """The rollout as its rows say it was judged, and then what is in nobody's rows yet.
 
     Args:
+        goes_on: asked from page to page; once it says no, what there is by then is given back.
         unwritten: batches that another watch of it had read; those that were written meanwhile are dropped.
     """
     rows = RolloutRepository(session)
@@ -184,16 +187,18 @@ async def load(session: AsyncSession, row: RolloutRow, unwritten: list[SignalBat
         reads=await rows.reads(row.id),
         settled_to=Capacity.model_validate(row.capacity).settled_from,
     )
-    await catch_up(session, watch, row)
+    await catch_up(session, watch, row, goes_on)
     for batch in unwritten:
         watch.offer(batch)
     return watch
 
 
-async def catch_up(session: AsyncSession, watch: Watch, row: RolloutRow) -> None:
+async def catch_up(
+    session: AsyncSession, watch: Watch, row: RolloutRow, goes_on: Callable[[], bool] = lambda: True
+) -> None:
     """Judge the entries that are in the database and not in memory; nothing may be pending."""
     rows = RolloutRepository(session)
-    while watch.seq < row.seq:
+    while watch.seq < row.seq and goes_on():
         page = await rows.entries(row.id, watch.seq, PAGE)
         if not page:
             break
