@@ -66,14 +66,13 @@ def states(rollout: LiveRollout, client: Client) -> list[str]:
     return [verdict.kind for verdict in client.rollouts.verdicts(rollout.seen.model, rollout.id).verdicts]
 
 
-def test_a_version_that_is_no_worse_takes_over_and_the_old_one_leaves(client: Client, side: OtherSide) -> None:
+def test_a_version_that_is_no_worse_takes_over(client: Client, side: OtherSide) -> None:
     deployed(client, "better")
     rollout = client.rollouts.start("better", to=2, policy=QUICK)
     assert (rollout.seen.stable, rollout.seen.candidate, rollout.seen.weight) == (1, 2, 0)
     assert rollout.wait(until="done", timeout_s=60).state == "done"
     assert states(rollout, client) == ["started", "advanced", "advanced", "promoted", "done"]
     assert [arm.version for arm in client.registry.traffic("better").arms] == [2]
-    wait_until(lambda: held(client, "better") == [2], timeout_s=30, what="version 1 to leave")
     replayed = rollout.replay()
     assert replayed.same
     assert (replayed.failures, replayed.entries) == ([], rollout.refresh().seq)
@@ -138,9 +137,9 @@ def test_the_command_starts_a_rollout_follows_it_and_says_by_its_code_how_it_end
     assert shown.exit_code == 0, shown.output
     assert "version 2 in the place of 1: promoted, guarded" in shown.stdout
     assert shown.stdout.splitlines()[-1].startswith("followed: ") or "done" in shown.stdout.splitlines()[-1]
-    wait_until(lambda: held(client, "followed") == [2], timeout_s=30, what="version 1 to leave")
     started = command("rollout", "start", "followed", "--to", "latest", "--policy", str(policy), "--json")
     assert json.loads(started.stdout)["candidate"] == 3
+    assert held(client, "followed") == [2, 3], "version 1 leaves at once for the next rollout"
     assert command("rollout", "status", "followed", "--watch").exit_code == 2
     told = command("rollout", "status", "followed").stdout
     assert told.startswith("followed: version 3 in the place of 2: rolled back: ")
@@ -191,9 +190,8 @@ def test_a_manifest_rolls_out_what_it_declares_once(registry: Registry, side: Ot
         assert (live.seen.candidate, live.seen.policy.guard.for_s) == (2, 0.2)
         assert not [path for path, *_ in applied(client, 2) if path == "rollout"]
         live.wait(until="done", timeout_s=60)
-        wait_until(lambda: held(client, name) == [2], timeout_s=30, what="version 1 to leave")
         applied(client, 2)
-        assert held(client, name) == [2]
+        wait_until(lambda: held(client, name) == [2], timeout_s=30, what="version 1 to leave")
         side.traffic.bad_share[name, 3] = 0.5
         applied(client, 3)
         with pytest.raises(RolledBack):

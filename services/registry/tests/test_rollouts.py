@@ -40,12 +40,9 @@ async def test_a_version_that_is_no_worse_takes_the_place_of_the_one_before(stag
     assert (done["weight"], done["finished_at"] is not None, done["step"]) == (100, True, 2)
     replayed = await demo.ok("POST", f"{PATH}/{rollout['id']}/replay", json={})
     assert (replayed["same"], replayed["failures"]) == (True, [])
-
-    async def left() -> bool:
-        held = await demo.ok("GET", DEPLOYMENT)
-        return [(v["version"], v["scaling"]["max"]) for v in held["versions"]] == [(2, 4)]
-
-    await eventually(left, 25)
+    await stage.let_leave(2)
+    held = await demo.ok("GET", DEPLOYMENT)
+    assert [(v["version"], v["scaling"]["max"]) for v in held["versions"]] == [(2, 4)]
 
 
 async def test_a_version_that_fails_more_is_rolled_back_and_says_why(stage: Stage, demo: Caller) -> None:
@@ -62,11 +59,7 @@ async def test_a_version_that_fails_more_is_rolled_back_and_says_why(stage: Stag
     assert [one["signal"] for one in replayed["failures"]] == ["errors"]
     lenient = {**QUICK, "errors": {"on": False}}
     assert (await demo.ok("POST", f"{PATH}/current/replay", json={"policy": lenient}))["failures"] == []
-
-    async def left() -> bool:
-        return [v["version"] for v in (await demo.ok("GET", DEPLOYMENT))["versions"]] == [1]
-
-    await eventually(left, 25)
+    await stage.let_leave(1)
 
 
 async def test_what_fails_only_after_the_promotion_is_rolled_back_from_the_guard(stage: Stage, demo: Caller) -> None:

@@ -18,6 +18,8 @@ from moorage_common.db import Database
 from moorage_common.kv import BucketWriter
 from moorage_common.streams import ensure_signals
 from moorage_registry.catalog.tables import VersionRow
+from moorage_registry.rollouts.moves import LEAVES_AFTER_S
+from moorage_registry.rollouts.tables import RolloutRow
 from moorage_registry.testing import Caller, Json, eventually
 
 MODEL = "digits"
@@ -145,6 +147,21 @@ class Stage:
 
         found: Json = await eventually(arrived, timeout_s)
         return found
+
+    async def let_leave(self, winner: int) -> None:
+        """Have the time pass in which what ran goes on after the end; then the deployment holds the winner alone."""
+        async with self.db.write() as session:
+            query = select(RolloutRow).where(RolloutRow.tenant == self.demo.tenant, RolloutRow.model == self.model)
+            row = (await session.scalars(query.order_by(RolloutRow.id.desc()))).first()
+            assert row is not None and row.finished_at is not None  # noqa: S101, PT018
+            assert row.leaves_at == row.finished_at + LEAVES_AFTER_S  # noqa: S101
+            row.leaves_at = row.finished_at
+
+        async def left() -> bool:
+            held = await self.demo.ok("GET", f"/v1/deployments/{self.model}")
+            return [one["version"] for one in held["versions"]] == [winner]
+
+        await eventually(left)
 
     async def send(
         self, rollout: Json, router: Router, candidate: tuple[int, int], stable: tuple[int, int], /, **more: Any
