@@ -99,7 +99,8 @@ def test_a_hash_is_a_point_below_one(hashed: int) -> None:
 
 def test_the_last_point_of_the_line_stays_on_it_whatever_the_rings_share() -> None:
     for bp in range(1, 10_000, 7):
-        choose(route_of(*split(5000), rings=[ring(bp)]), call(), "kid", math.nextafter(1.0, 0.0))
+        route = route_of(*split(5000), rings=[ring(bp)])
+        assert choose(route, call(), "kid", math.nextafter(1.0, 0.0)).served in route.versions.values()
 
 
 def within(count: int, of: int, share: float, sigmas: float = 4.0) -> bool:

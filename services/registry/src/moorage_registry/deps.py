@@ -98,10 +98,9 @@ RegistryDep = Annotated[Registry, Depends(registry_of)]
 @contextlib.asynccontextmanager
 async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_clock) -> AsyncIterator[Registry]:
     """A registry with its database current and its background tasks running, until the block ends."""
-    url = settings.database_url.get_secret_value()
+    url, pepper = settings.database_url.get_secret_value(), settings.pepper.get_secret_value()
     if settings.migrate:
         await asyncio.to_thread(migrations.upgrade, url)
-    pepper = settings.pepper.get_secret_value()
     bus = Bus(settings.nats_url.get_secret_value(), "registry")
     async with contextlib.AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=5.0))
@@ -120,28 +119,16 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         works = Works(db, clock, relay.wake, committed)
         status, loads = StatusReports(bus, works, settings.cluster), LoadReports(bus, clock)
         features = FeatureServices(http, settings.feature_proxy_url, pepper)
-        lease, skew = Lease(db, clock), SkewGate(features, clock)
-        ticks = Ticks(works, bus, clock, lease, status, loads, skew)
+        ticks = Ticks(works, bus, clock, Lease(db, clock), status, loads, SkewGate(features, clock))
         rollouts = Controller(db, ticks, publisher.put_route, metrics.rollouts)
         consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
         feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
         registry = Registry(
-            settings=settings,
-            clock=clock,
-            db=db,
-            works=works,
-            blobs=BlobStore(settings.artifact_dir, settings.max_artifact_bytes),
-            urls=urls,
-            features=features,
-            status=status,
-            loads=loads,
-            router_series=RouterSeries(bus, loads),
-            schedulers=Schedulers(bus, settings.cluster),
-            rollouts=rollouts,
-            replays=Replays(db),
-            commits=commits,
+            settings=settings, clock=clock, db=db, works=works, urls=urls, features=features, status=status, loads=loads,
+            blobs=BlobStore(settings.artifact_dir, settings.max_artifact_bytes), router_series=RouterSeries(bus, loads),
+            schedulers=Schedulers(bus, settings.cluster), rollouts=rollouts, replays=Replays(db), commits=commits,
             metrics=metrics,
-        )
+        )  # fmt: skip
         await _bootstrap(registry)
         await bus.start()
         stack.push_async_callback(bus.close)

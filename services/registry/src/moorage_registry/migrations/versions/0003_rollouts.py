@@ -13,6 +13,7 @@ Number = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 def upgrade() -> None:
     _rollouts()
+    _logs_of_rollouts()
     _feedback()
     op.create_table(
         "rings",
@@ -63,6 +64,17 @@ def _rollouts() -> None:
     op.create_index("ix_rollouts_finished_at", "rollouts", ["finished_at"])
     op.create_index("ix_rollouts_leaves_at", "rollouts", ["leaves_at"])
     op.create_table(
+        "controller_lease",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("holder", sa.String(), nullable=False),
+        sa.Column("fencing", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_controller_lease")),
+    )
+
+
+def _logs_of_rollouts() -> None:
+    op.create_table(
         "rollout_entries",
         sa.Column("rollout", sa.String(), nullable=False),
         sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -93,14 +105,6 @@ def _rollouts() -> None:
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["rollout"], ["rollouts.id"], name="fk_rollout_reads_rollout"),
         sa.PrimaryKeyConstraint("rollout", "router", "boot", name=op.f("pk_rollout_reads")),
-    )
-    op.create_table(
-        "controller_lease",
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("holder", sa.String(), nullable=False),
-        sa.Column("fencing", sa.BigInteger(), nullable=False),
-        sa.Column("expires_at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_controller_lease")),
     )
 
 
