@@ -124,10 +124,10 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
         feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
         registry = Registry(
-            settings=settings, clock=clock, db=db, works=works, urls=urls, features=features, status=status, loads=loads,
+            settings=settings, clock=clock, db=db, works=works, urls=urls, features=features, status=status,
             blobs=BlobStore(settings.artifact_dir, settings.max_artifact_bytes), router_series=RouterSeries(bus, loads),
-            schedulers=Schedulers(bus, settings.cluster), rollouts=rollouts, replays=Replays(db), commits=commits,
-            metrics=metrics,
+            loads=loads, schedulers=Schedulers(bus, settings.cluster), rollouts=rollouts, replays=Replays(db),
+            commits=commits, metrics=metrics,
         )  # fmt: skip
         await _bootstrap(registry)
         await bus.start()
