@@ -188,6 +188,7 @@ async def test_numbers_and_ids_that_no_database_holds_are_refused(stage: Stage, 
     [
         {"drift": {"low": float("nan")}},
         {"drift": {"high": float("inf")}},
+        {"latency": {"alpha": 5e-324}},
         {"errors": {"least_bad": 10**30}},
         {"errors": {"least_requests": 10**30}},
         {"steps": [{"weight": 5, "ring": f"r{n}"} for n in range(9)]},

@@ -16,6 +16,7 @@ from moorage_common.contracts import names
 from moorage_common.contracts.signals import ArmCounts, SignalBatch
 from moorage_common.testing.servers import Server
 from moorage_router.settings import RouterSettings
+from moorage_router.signals.book import ENDED_KEPT, Book
 from moorage_router.signals.shipper import SignalsShipper
 
 
@@ -166,3 +167,12 @@ async def test_a_batch_that_is_sent_again_is_stored_once(desired: Desired) -> No
         shipper.take(batch(1))
         await shipper.close()
     assert [one.seq for one in await stored(desired.bus)] == [1]
+
+
+def test_rollouts_that_are_started_and_aborted_without_end_take_no_memory_for_good() -> None:
+    book = Book("router", "boot", lambda _batch: None)
+    for number in range(2 * ENDED_KEPT):
+        assert book.next_seq(f"ended-{number}") == 1
+        book.next_seq("running")
+    assert len(book._seqs) == ENDED_KEPT
+    assert book.next_seq("running") == 2 * ENDED_KEPT + 1

@@ -10,6 +10,9 @@ WHOLE_PCT = 100.0
 RINGS_MAX = 8
 """Of one policy: routers get all of their members with the route."""
 
+CHANCE_LEAST = 1e-12
+"""Below it nothing is told apart from never."""
+
 SignalName = Literal["errors", "latency", "quality", "drift"]
 
 RolloutState = Literal["pending", "baking", "hold", "paused", "guarded", "done", "rolled_back", "aborted"]
@@ -58,7 +61,9 @@ class ErrorsPolicy(_Part):
     """Bad: 5xx, timeout, a lost answer, NaN. `margin` in percentage points is what would be too much to promote."""
 
     on: bool = Field(default=True, description="Whether this is judged.")
-    alpha: float = Field(default=0.004, gt=0, lt=0.5, description="Chance to be rolled back by this though no worse.")
+    alpha: float = Field(
+        default=0.004, ge=CHANCE_LEAST, lt=0.5, description="Chance to be rolled back by this though no worse."
+    )
     margin_pp: float = Field(
         default=2.0, gt=0, le=50, description="Percentage points more that would be too much to promote."
     )
@@ -75,7 +80,9 @@ class LatencyPolicy(_Part):
     """Bad: beyond a quantile of the stable version, frozen before each step."""
 
     on: bool = Field(default=True, description="Whether this is judged.")
-    alpha: float = Field(default=0.003, gt=0, lt=0.5, description="Chance to be rolled back by this though no worse.")
+    alpha: float = Field(
+        default=0.003, ge=CHANCE_LEAST, lt=0.5, description="Chance to be rolled back by this though no worse."
+    )
     margin_pct: float = Field(default=20.0, gt=0, le=1000, description="Slower p95 that would be too much to promote.")
     least_gap_pct: float = Field(
         default=5.0, ge=0, le=1000, description="What is slower by less never counts as slower."
@@ -94,7 +101,9 @@ class QualityPolicy(_Part):
     """Bad: a wrong answer, by the labels fed back; for regression a loss above the stable version's p75."""
 
     on: bool = Field(default=True, description="Whether this is judged.")
-    alpha: float = Field(default=0.0025, gt=0, lt=0.5, description="Chance to be rolled back by this though no worse.")
+    alpha: float = Field(
+        default=0.0025, ge=CHANCE_LEAST, lt=0.5, description="Chance to be rolled back by this though no worse."
+    )
     paired_pct: float = Field(
         default=0.0, ge=0, le=100,
         description="Per cent of the candidate's requests also sent to stable, so that one label judges both.",
@@ -109,7 +118,9 @@ class DriftPolicy(_Part):
     """Predictions of another distribution than the stable version's hold the rollout; collapsed ones roll it back."""
 
     on: bool = Field(default=True, description="Whether this is judged.")
-    alpha: float = Field(default=0.0005, gt=0, lt=0.5, description="Chance to be rolled back by this though no worse.")
+    alpha: float = Field(
+        default=0.0005, ge=CHANCE_LEAST, lt=0.5, description="Chance to be rolled back by this though no worse."
+    )
     tolerance: float = Field(default=1.25, ge=1, le=100, description="Ratio of a bin's shares that is no drift yet.")
     action: Literal["hold", "alert", "roll_back"] = Field(
         default="hold", description="What drift does; collapse rolls back whatever this says."
@@ -139,7 +150,9 @@ class RolloutPolicy(_Part):
     quality: QualityPolicy = QualityPolicy()
     drift: DriftPolicy = DriftPolicy()
     guard: GuardPolicy = GuardPolicy()
-    beta: float = Field(default=0.05, gt=0, lt=0.5, description="Chance to promote what is worse by a whole margin.")
+    beta: float = Field(
+        default=0.05, ge=CHANCE_LEAST, lt=0.5, description="Chance to promote what is worse by a whole margin."
+    )
     on_no_evidence: Literal["hold", "promote"] = Field(
         default="hold", description="What a step does without evidence when its `at_most_s` has passed."
     )

@@ -26,6 +26,8 @@ INBOX_MOST = 10_000
 LOAD_SAMPLES = 10
 
 _LARGEST = 2**31
+_BUCKETS = 10_000
+_KEYS = 2**63
 
 Taken = Literal["taken", "again", "foreign", "too_many"]
 
@@ -148,13 +150,22 @@ def makes_sense(batch: SignalBatch) -> bool:
     """Whether its counts could be: what is judged and kept for good is not taken on trust."""
     for arm in (batch.stable, batch.candidate):
         for host in arm.hosts:
-            if not 0 <= host.bad <= host.requests < _LARGEST or any(count < 0 for count in host.slow.values()):
+            slow = host.slow
+            if not 0 <= host.bad <= host.requests < _LARGEST or not all(_is_count(count) for count in slow.values()):
                 return False
-        if any(count < 0 for count in arm.predictions.classes.values()):
+            if not all(0 <= bucket < _BUCKETS for bucket in slow):
+                return False
+        if not all(_is_count(count) for count in arm.predictions.classes.values()):
+            return False
+        if not all(0 <= key < _KEYS for key in arm.bad_keys):
             return False
         if not all(math.isfinite(number) for number in arm.predictions.numbers):
             return False
     return 0 < batch.seq < _LARGEST
+
+
+def _is_count(count: int) -> bool:
+    return 0 <= count < _LARGEST
 
 
 def label_of(row: LabelRow, rollout: RolloutRow) -> Label:

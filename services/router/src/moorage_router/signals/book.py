@@ -8,6 +8,7 @@ from moorage_common.contracts.signals import BATCH_REQUESTS, BATCH_S, SAMPLED, S
 from moorage_router.signals.batch import Arm, Batch, Mark
 from moorage_router.signals.memory import Memory
 
+ENDED_KEPT = 10_000
 GRACE_S = 0.5
 """After the last deadline: the gateway's own 504 comes up to 50 ms late."""
 
@@ -148,7 +149,8 @@ class Book:
         self.waiting: dict[Batch, None] = {}
         self._judged: dict[tuple[str, str], Judged] = {}
         self._seqs: dict[str, int] = {}
-        """Kept after a rollout's end: should it come back, its batches must not be taken for earlier ones."""
+        """Kept after a rollout's end: should it come back, its batches must not be taken for earlier ones. By last use;
+        of so many that are started and aborted, those that sent nothing for longest are forgotten."""
 
     @property
     def taking_part(self) -> int:
@@ -189,5 +191,8 @@ class Book:
 
     def next_seq(self, rollout: str) -> int:
         """From 1, without a gap."""
-        seq = self._seqs[rollout] = self._seqs.get(rollout, 0) + 1
+        seq = self._seqs.pop(rollout, 0) + 1
+        self._seqs[rollout] = seq
+        if len(self._seqs) > ENDED_KEPT:
+            del self._seqs[next(iter(self._seqs))]
         return seq
