@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorage_sdk.cli import watching
+from moorage_sdk.cli import rollout_watch
 from moorage_sdk.pictures import rollout_words
 from moorage_sdk.pictures.rollout_html import html
 from moorage_sdk.pictures.rollout_terminal import Frame, draw
@@ -187,11 +187,11 @@ def looks(*found: Rollout) -> Iterator[Look]:
 
 @pytest.mark.parametrize(("state", "code"), [("guarded", 0), ("done", 0), ("rolled_back", 2), ("aborted", 3)])
 def test_a_watch_ends_with_how_the_rollout_did(state: str, code: int) -> None:
-    assert watching.watch(looks(rollout(), rollout(state=state)), "promoted") == code
+    assert rollout_watch.watch(looks(rollout(), rollout(state=state)), "promoted") == code
 
 
 def test_a_watch_through_the_guard_sees_a_rollback_in_it() -> None:
-    assert watching.watch(looks(rollout(state="guarded"), rollout(state="rolled_back")), "done") == 2
+    assert rollout_watch.watch(looks(rollout(state="guarded"), rollout(state="rolled_back")), "done") == 2
 
 
 def test_without_a_terminal_each_event_is_a_line_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +203,7 @@ def test_without_a_terminal_each_event_is_a_line_once(capsys: pytest.CaptureFixt
         Look(second, tuple(VERDICTS), NOW, "connection refused"),
         Look(rollout(state="guarded", reason=""), tuple(VERDICTS), NOW),
     ]
-    watching.watch(iter(seen), "promoted")
+    rollout_watch.watch(iter(seen), "promoted")
     shown = capsys.readouterr()
     lines = [line.split(" ", maxsplit=1)[1] for line in shown.out.splitlines()]
     assert lines.count(VERDICTS[0].sentence) == 1
@@ -223,5 +223,5 @@ def test_an_interrupted_watch_leaves_the_rollout_alone(capsys: pytest.CaptureFix
         yield from looks(rollout())
         raise KeyboardInterrupt
 
-    assert watching.watch(interrupted(), "promoted") == watching.GONE_ON
+    assert rollout_watch.watch(interrupted(), "promoted") == rollout_watch.GONE_ON
     assert "the rollout goes on" in capsys.readouterr().err

@@ -14,8 +14,8 @@ from moorage_registry.feedback.repository import FeedbackRepository
 from moorage_registry.rollouts import chain
 from moorage_registry.rollouts.replay import OF_A_TENANT, Replays
 from moorage_registry.rollouts.repository import VERDICTS_A_PAGE
+from moorage_registry.rollouts.sentences import SENTENCE_MOST
 from moorage_registry.rollouts.tables import RolloutEntryRow, RolloutRow, RolloutVerdictRow
-from moorage_registry.rollouts.telling import SENTENCE_MOST
 from moorage_registry.rollouts.testing import PATH, QUICK, Router, Stage, ready, replica
 from moorage_registry.testing import Caller, Json, Platform, eventually
 

@@ -193,7 +193,7 @@ async def test_a_feature_proxy_that_is_away_holds_too(settings: Settings, skewed
     await skewed.start()
     away = settings.model_copy(update={"feature_proxy_url": f"http://127.0.0.1:{free_port()}"})
     async with platform_of(away) as platform:
-        gate = platform.registry.rollouts.ticks.skew
+        gate = platform.registry.rollouts.looks.skew
 
         async def asked() -> str | None:
             fault = gate.fault(skewed.demo.tenant, 2, "readings", "f1")

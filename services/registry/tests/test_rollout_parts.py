@@ -12,11 +12,11 @@ from moorage_common.contracts.rollouts import RolloutPolicy
 from moorage_common.contracts.signals import ArmCounts, HostCounts, Predictions, SignalBatch
 from moorage_registry.catalog.tables import VersionRow
 from moorage_registry.deployments.models import PlacedVersion
-from moorage_registry.rollouts import chain, telling
+from moorage_registry.rollouts import chain, sentences
 from moorage_registry.rollouts.capacity import Capacity, asks, candidate_needs, carries, grown, kept
 from moorage_registry.rollouts.facts import CRASH_WINDOW_S, Restarts, fault, no_room
 from moorage_registry.rollouts.testing import ready, replica
-from moorage_registry.rollouts.watching import makes_sense
+from moorage_registry.rollouts.watch import makes_sense
 from moorage_registry.rollouts.weights import arms_of, guard_of, load_pct, weight_pct
 
 
@@ -143,7 +143,7 @@ def test_evidence_that_differs_in_one_bit_has_another_digest(value: float, bit: 
 
 def test_sentences_that_differ_in_numbers_alone_say_the_same() -> None:
     one, other = "about 1,204 more are needed at 5 %", "about 87 more are needed at 25.5 %"
-    assert telling.shape(one) == telling.shape(other) != telling.shape("no replica is ready")
+    assert sentences.shape(one) == sentences.shape(other) != sentences.shape("no replica is ready")
 
 
 def batch(**candidate: Any) -> SignalBatch:

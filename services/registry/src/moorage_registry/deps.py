@@ -33,9 +33,9 @@ from moorage_registry.metrics import Metrics
 from moorage_registry.publisher import Publisher
 from moorage_registry.rollouts.controller import Controller
 from moorage_registry.rollouts.lease import Lease
+from moorage_registry.rollouts.look import Looks
 from moorage_registry.rollouts.replay import Replays
 from moorage_registry.rollouts.skew import SkewGate
-from moorage_registry.rollouts.tick import Ticks
 from moorage_registry.settings import Settings
 from moorage_registry.tenants.models import LimitsChange
 from moorage_registry.tenants.repository import TenantRepository
@@ -119,8 +119,8 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         works = Works(db, clock, relay.wake, committed)
         status, loads = StatusReports(bus, works, settings.cluster), LoadReports(bus, clock)
         features = FeatureServices(http, settings.feature_proxy_url, pepper)
-        ticks = Ticks(works, bus, clock, Lease(db, clock), status, loads, SkewGate(features, clock))
-        rollouts = Controller(db, ticks, publisher.put_route, metrics.rollouts)
+        looks = Looks(works, bus, clock, Lease(db, clock), status, loads, SkewGate(features, clock))
+        rollouts = Controller(db, looks, publisher.put_route, metrics.rollouts)
         consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
         feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
         registry = Registry(

@@ -87,13 +87,13 @@ def status(
         told = found.model_dump(mode="json")
         print_json({**told, "verdicts": [verdict.model_dump(mode="json") for verdict in verdicts]})
         return
-    from moorage_sdk.cli.watching import shown  # noqa: PLC0415 - keeps --help quick
+    from moorage_sdk.cli.rollout_watch import shown  # noqa: PLC0415 - keeps --help quick
 
     sys.stdout.write(shown(found, verdicts, time.time()))
 
 
 def _watch(rollouts: "Rollouts", model: str, rollout: str, until: "Literal['promoted', 'done'] | None") -> int:
-    from moorage_sdk.cli.watching import watch  # noqa: PLC0415 - as above
+    from moorage_sdk.cli.rollout_watch import watch  # noqa: PLC0415 - as above
 
     found = rollouts.read(model, rollout)
     ends = until or ("done" if found.state == "guarded" else "promoted")

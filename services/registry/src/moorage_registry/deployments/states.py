@@ -14,7 +14,7 @@ from moorage_registry.deployments.sharing import Sharing, route_rings, sharing_o
 from moorage_registry.deployments.tables import DeploymentRow, RevisionRow, TrafficRow
 from moorage_registry.deployments.views import ModelState
 from moorage_registry.rings.tables import RingRow
-from moorage_registry.rollouts.overlay import overlay_of
+from moorage_registry.rollouts.published import published_of
 from moorage_registry.rollouts.tables import MOVING, RolloutRow
 
 Row = TypeVar("Row", VersionRow, DeploymentRow, TrafficRow)
@@ -64,7 +64,7 @@ class ModelStates:
                     arms=shared.arms,
                     sticky=shared.sticky,
                     rings=route_rings(told.rings, rings[owner.tenant]) if told is not None else [],
-                    rollout=overlay_of(rollouts[place]) if place in rollouts else None,
+                    rollout=published_of(rollouts[place]) if place in rollouts else None,
                 )
             )
         return states

@@ -12,7 +12,7 @@ from moorage_registry.catalog.repository import PENDING
 from moorage_registry.catalog.tables import VersionRow
 from moorage_registry.deployments.models import PlacedVersion, Revision
 from moorage_registry.deployments.plan import share_out
-from moorage_registry.rollouts.overlay import Overlay
+from moorage_registry.rollouts.published import PublishedRollout
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ModelState:
     arms: Sequence[Arm]
     sticky: Sticky | None = None
     rings: Sequence[RouteRing] = ()
-    rollout: Overlay | None = None
+    rollout: PublishedRollout | None = None
 
 
 def route_of(state: ModelState, cluster: str) -> Route | None:

@@ -19,10 +19,10 @@ from moorage_common.db import Database
 from moorage_registry.metrics import RolloutMetrics
 from moorage_registry.rollouts.intake import Intake
 from moorage_registry.rollouts.lease import RENEW_S, LeaseLost
+from moorage_registry.rollouts.look import Looks, Stale
 from moorage_registry.rollouts.repository import RolloutRepository
 from moorage_registry.rollouts.tables import RolloutRow
-from moorage_registry.rollouts.tick import Stale, Ticks
-from moorage_registry.rollouts.watching import Watch, catch_up, load
+from moorage_registry.rollouts.watch import Watch, catch_up, load
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ class Controller:
     """Holds the rollouts of all tenants while this registry has the lease, and none otherwise."""
 
     db: Database
-    ticks: Ticks
+    looks: Looks
     put_route: Callable[[TenantId, str], Awaitable[bool]]
     metrics: RolloutMetrics
     watches: dict[str, Watch] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Controller:
     intake: Intake = field(init=False)
 
     def __post_init__(self) -> None:
-        self.intake = Intake(self.ticks.bus, self.take)
+        self.intake = Intake(self.looks.bus, self.take)
 
     def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """What must run for as long as the registry does, by name."""
@@ -70,7 +70,7 @@ class Controller:
             "rollouts": self.run,
             "rollouts-lease": self._keep_lease,
             "rollouts-signals": self.intake.run,
-            "rollouts-skew": self.ticks.skew.run,
+            "rollouts-skew": self.looks.skew.run,
             "rollouts-forget": self._forget_each_hour,
         }
 
@@ -94,7 +94,7 @@ class Controller:
         if self._urgent | under_way:
             # Inside a transaction, which is left to end.
             await asyncio.wait(self._urgent | under_way, timeout=_CLOSE_S)
-        await self.ticks.lease.release()
+        await self.looks.lease.release()
 
     def take(self, batch: SignalBatch) -> None:
         """A batch from the stream, in its order."""
@@ -106,7 +106,7 @@ class Controller:
         self.metrics.batches.labels(watch.offer(batch)).inc()
         self.metrics.missing.inc(watch.missing - missing)
         try:
-            is_urgent = watch.drain(self.ticks.clock())
+            is_urgent = watch.drain(self.looks.clock())
         except Exception:
             # What is half judged is judged anew from the rows, without that batch.
             self.metrics.failures.inc()
@@ -134,7 +134,7 @@ class Controller:
             rows = await RolloutRepository(session).moving()
         running = [row for row in rows if row.finished_at is None]
         self.metrics.running.set(len(running))
-        lease = self.ticks.lease
+        lease = self.looks.lease
         self._wanted = bool(rows)
         if not rows:
             self._drop()
@@ -259,9 +259,9 @@ class Controller:
     async def _tick(self, watch: Watch) -> None:
         began = time.perf_counter()
         try:
-            watch.drain(self.ticks.clock())
+            watch.drain(self.looks.clock())
             watch.busy = True
-            outcome = await self.ticks.look(watch)
+            outcome = await self.looks.look(watch)
         except LeaseLost:
             log.warning("another registry moves rollouts now")
             self._drop()
@@ -281,7 +281,7 @@ class Controller:
             self.metrics.verdicts.labels(kind).inc()
             log.info("rollout", rollout=watch.row.id, model=watch.row.model, verdict=kind)
         self.metrics.look_seconds.observe(time.perf_counter() - began)
-        if watch.drain(self.ticks.clock()):
+        if watch.drain(self.looks.clock()):
             watch.again = True
 
     async def _tell_routers(self, watch: Watch) -> None:
@@ -293,11 +293,11 @@ class Controller:
             log.exception("a route is put later", model=watch.row.model)
 
     async def _end_leaving(self, rows: Sequence[RolloutRow]) -> None:
-        now = self.ticks.clock()
+        now = self.looks.clock()
         for row in rows:
             if row.leaves_at is not None and row.leaves_at <= now:
                 try:
-                    await self.ticks.leave(row)
+                    await self.looks.leave(row)
                 except LeaseLost:
                     self._drop()
                     return
@@ -308,14 +308,14 @@ class Controller:
     async def _keep_lease(self) -> None:
         while True:
             if self._wanted:
-                await self.ticks.lease.keep()
+                await self.looks.lease.keep()
             await asyncio.sleep(RENEW_S)
 
     async def forget_old(self) -> None:
         """Drop what rollouts saw that ended more than 30 days ago; their verdicts stay."""
         while True:
             async with self.db.write() as session:
-                if not await RolloutRepository(session).purge(self.ticks.clock() - ENTRIES_KEPT_S):
+                if not await RolloutRepository(session).purge(self.looks.clock() - ENTRIES_KEPT_S):
                     return
 
     async def _forget_each_hour(self) -> None:

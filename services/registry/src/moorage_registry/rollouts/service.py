@@ -19,7 +19,7 @@ from moorage_registry.deployments.service import DeploymentReader, DeploymentSer
 from moorage_registry.deployments.sharing import check_entity, sharing_of
 from moorage_registry.deployments.tables import DeploymentRow, TrafficRow
 from moorage_registry.rings.repository import RingRepository
-from moorage_registry.rollouts import chain, facts, telling
+from moorage_registry.rollouts import chain, facts, sentences
 from moorage_registry.rollouts.capacity import Capacity, asks, candidate_needs
 from moorage_registry.rollouts.entries import BASELINE
 from moorage_registry.rollouts.models import NewRollout, Rollout
@@ -102,7 +102,7 @@ class RolloutService:
         self._rows.add(row)
         await self._rows.flush()
         moves = Moves(self.work, parties.owner, row, policy, Judged.last(row))
-        await moves.begin(BASELINE, telling.started(row.stable, row.candidate, policy), "started")
+        await moves.begin(BASELINE, sentences.started(row.stable, row.candidate, policy), "started")
         await self._rows.flush()
         return rollout_of(row)
 
@@ -145,7 +145,7 @@ class RolloutService:
     async def abort(self, model: str, rollout: str) -> Rollout:
         """All traffic to stable again. Raises NotFound, Conflict."""
         moves = await self._moves(model, rollout)
-        await moves.back(telling.back(moves.row.stable, f"{self.work.actor} aborted it"), "aborted")
+        await moves.back(sentences.back(moves.row.stable, f"{self.work.actor} aborted it"), "aborted")
         return await self._told(moves)
 
     async def _moves(self, model: str, rollout: str) -> Moves:

@@ -10,7 +10,7 @@ from moorage_registry.rollouts.tables import RolloutRow
 
 
 @dataclass(frozen=True)
-class Overlay:
+class PublishedRollout:
     """`route` is None once the rollout is over; what is kept running stays until the version that lost has left."""
 
     stable: int
@@ -27,7 +27,7 @@ class Overlay:
         return placed.scaling
 
 
-def overlay_of(row: RolloutRow) -> Overlay:
+def published_of(row: RolloutRow) -> PublishedRollout:
     policy = RolloutPolicy.model_validate(row.policy)
     paired = policy.quality.paired_pct if policy.quality.on else 0.0
     route = RouteRollout(
@@ -37,7 +37,7 @@ def overlay_of(row: RolloutRow) -> Overlay:
         paired_bp=round(paired * 100),
         skip_first=policy.latency.skip_first,
     )
-    return Overlay(
+    return PublishedRollout(
         stable=row.stable,
         candidate=row.candidate,
         capacity=Capacity.model_validate(row.capacity),

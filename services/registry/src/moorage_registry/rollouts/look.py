@@ -14,7 +14,7 @@ from moorage_registry.catalog.tables import VersionRow
 from moorage_registry.deployments.loads import LoadReports
 from moorage_registry.deployments.models import PlacedVersion
 from moorage_registry.deployments.status import StatusReports
-from moorage_registry.rollouts import chain, telling
+from moorage_registry.rollouts import chain, sentences
 from moorage_registry.rollouts.capacity import carries, grown
 from moorage_registry.rollouts.entries import BASELINE, BatchEntry, StepEntry
 from moorage_registry.rollouts.facts import facts_of, percentile, replicas_of
@@ -36,7 +36,7 @@ from moorage_registry.rollouts.steps import (
     decide,
 )
 from moorage_registry.rollouts.tables import RolloutRow
-from moorage_registry.rollouts.watching import Watch
+from moorage_registry.rollouts.watch import Watch
 from moorage_registry.rollouts.weights import guard_of
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.work import Work, Works
@@ -55,7 +55,7 @@ class Stale(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a tick wrote: verdicts by kind, and whether the traffic moved."""
+    """What a look wrote: verdicts by kind, and whether the traffic moved."""
 
     given: tuple[str, ...] = ()
     moved: bool = False
@@ -67,16 +67,16 @@ NOTHING = Outcome()
 def restrained(decision: Decision, watch: Watch, facts: Facts, *, bus_away: bool) -> Decision:
     """`decision`, unless what it would begin could not be answered or heard of."""
     if isinstance(decision, Finish) and bus_away:
-        return Stay(telling.BUS_AWAY)
+        return Stay(sentences.BUS_AWAY)
     if not isinstance(decision, Begin | Promote):
         return decision
     if bus_away:
-        return Hold(telling.BUS_AWAY)
+        return Hold(sentences.BUS_AWAY)
     step = decision.step if isinstance(decision, Begin) else guard_of(watch.policy)
     wanted = carries(watch.policy, watch.capacity, step)
     if facts.candidate_ready < wanted:
         candidate = watch.row.candidate
-        return Hold(telling.short_of_replicas(candidate, facts.candidate_ready, wanted, facts.no_room))
+        return Hold(sentences.short_of_replicas(candidate, facts.candidate_ready, wanted, facts.no_room))
     return decision
 
 
@@ -84,9 +84,9 @@ def sayable(decision: Decision) -> Decision:
     """`decision` in words that every database takes: some are a model's own, its errors' and its classes'."""
     match decision:
         case Stay() | Hold():
-            return replace(decision, reason=telling.plain(decision.reason))
+            return replace(decision, reason=sentences.plain(decision.reason))
         case RollBack() | Alert():
-            return replace(decision, sentence=telling.plain(decision.sentence))
+            return replace(decision, sentence=sentences.plain(decision.sentence))
         case _:
             return decision
 
@@ -119,11 +119,11 @@ def is_news(row: RolloutRow, decision: Decision) -> bool:
 
 
 def _says_another(row: RolloutRow, reason: str) -> bool:
-    return telling.shape(row.reason) != telling.shape(reason)
+    return sentences.shape(row.reason) != sentences.shape(reason)
 
 
 @dataclass(frozen=True)
-class Ticks:
+class Looks:
     """Looks at rollouts for the registry that holds `lease`."""
 
     works: Works
@@ -248,16 +248,16 @@ class Ticks:
         match decision:
             case Begin():
                 return await moves.begin(
-                    decision.step, telling.begun(watch.policy, decision.step, row.candidate, evidence)
+                    decision.step, sentences.begun(watch.policy, decision.step, row.candidate, evidence)
                 )
             case Promote():
-                sentence = telling.promoted(watch.policy, row.candidate, row.stable, evidence)
+                sentence = sentences.promoted(watch.policy, row.candidate, row.stable, evidence)
                 return await moves.begin(guard_of(watch.policy), sentence, "promoted")
             case RollBack():
-                sentence = telling.back(row.stable, decision.sentence)
+                sentence = sentences.back(row.stable, decision.sentence)
                 await moves.back(sentence, "rolled_back", signal=decision.signal)
             case Finish():
-                await moves.finish(telling.done(row.candidate, row.stable, evidence))
+                await moves.finish(sentences.done(row.candidate, row.stable, evidence))
             case Alert():
                 moves.alert(decision.signal, decision.sentence)
             case Hold():
