@@ -237,7 +237,7 @@ async def test_one_tenants_replays_do_not_keep_those_of_others_waiting_for_good(
 
 async def test_an_error_of_the_database_says_nothing_of_the_labels_that_were_to_be_written(platform: Platform) -> None:
     row = {
-        "tenant": "t", "ulid": "u", "model": "m", "version": 1, "arm": "v1", "answered_at": 0.0, "at": 0.0,
+        "tenant": "t", "ulid": "u", "model": "m", "version": 1, "answered_at": 0.0, "at": 0.0,
         "label": "a secret diagnosis", "wrong": None, "loss": None, "other_version": None, "other_wrong": None,
         "other_loss": None, "settled": 0,
     }  # fmt: skip

@@ -222,7 +222,7 @@ async def test_labels_are_judged_in_the_order_they_settled(stage: Stage, demo: C
 
     def label(number: int, version: int, wrong: bool, at: float, settled: int) -> LabelRow:
         return LabelRow(
-            tenant=demo.tenant, ulid=f"u{number}", model="digits", version=version, arm=f"v{version}",
+            tenant=demo.tenant, ulid=f"u{number}", model="digits", version=version,
             answered_at=at, at=at, label="x", wrong=wrong, loss=None, other_version=None, other_wrong=None,
             other_loss=None, settled=settled,
         )  # fmt: skip

@@ -65,7 +65,7 @@ def test_one_label_judges_both_versions_answers() -> None:
 
 def test_what_a_caller_found_itself_needs_no_answer_and_a_label_counts_before_it() -> None:
     def said(**fields: object) -> Settled | None:
-        place = {"tenant": "t", "model": "m", "version": 1, "arm": "v1", "ulid": new_ulid(), "at": 1.0}
+        place = {"tenant": "t", "model": "m", "version": 1, "ulid": new_ulid(), "at": 1.0}
         return told(Feedback.model_validate({**place, **fields}))
 
     assert said(correct=True) == Settled(False)

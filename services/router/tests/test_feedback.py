@@ -87,7 +87,7 @@ async def test_a_label_is_accepted_once_the_stream_holds_it_and_says_which_versi
     (label,) = await labels_on(desired.bus)
     told = label.model_dump(exclude={"at"}, exclude_none=True)
     assert told == {
-        "tenant": "demo", "model": "m", "version": 3, "arm": "v3", "ulid": request_id[:26], "label": "fraud",
+        "tenant": "demo", "model": "m", "version": 3, "ulid": request_id[:26], "label": "fraud",
     }  # fmt: skip
     assert began <= label.at <= time.time()
 

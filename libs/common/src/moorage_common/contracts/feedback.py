@@ -51,7 +51,6 @@ class AnsweredOutput(Contract):
     tenant: str
     model: str
     version: int
-    arm: str
     at: float
     output: Output
     other_version: int | None = None
@@ -68,13 +67,12 @@ class OutputsChunk(Contract):
 class Feedback(Contract):
     """What is known of an answer: the true `label`, or whether it was `correct`, or its `loss`; the first given counts.
 
-    `version`, `arm` and `ulid` are from the request id, whose MAC the router has checked.
+    `version` and `ulid` are from the request id, whose MAC the router has checked.
     """
 
     tenant: str
     model: str
     version: int
-    arm: str
     ulid: str
     at: float
     label: str | float | bool | None = None

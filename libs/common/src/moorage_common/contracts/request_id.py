@@ -31,6 +31,11 @@ def new_ulid(now_ms: int | None = None) -> str:
     return _of_time(ms) + _of_random(random.getrandbits(80))
 
 
+def ulid_of(request_id: str) -> str:
+    """The ULID that a request id, which is not checked, begins with."""
+    return request_id[:_ULID_CHARACTERS]
+
+
 def ulid_time_s(ulid: str) -> float:
     """When it was made, seconds since 1970. Raises ValueError for what is no ULID."""
     if len(ulid) != _ULID_CHARACTERS:

@@ -93,7 +93,7 @@ class FeedbackIntake:
 
     async def take_labels(self, feedback: Sequence[Feedback]) -> None:
         """Take labels; of several for one answer the first, ever, counts."""
-        storable = [one for one in feedback if _is_storable(one.tenant, one.model, one.arm, str(one.label), one)]
+        storable = [one for one in feedback if _is_storable(one, str(one.label))]
         self.on_taken("unreadable", len(feedback) - len(storable))
         for start in range(0, len(storable), ITEMS):
             async with self.db.write() as session:
@@ -105,7 +105,7 @@ class FeedbackIntake:
 
     async def take_outputs(self, outputs: Sequence[AnsweredOutput]) -> None:
         """Keep answers, and settle the labels that waited for them."""
-        storable = [one for one in outputs if _is_storable(one.tenant, one.model, one.arm, _values(one), one)]
+        storable = [one for one in outputs if _is_storable(one, _values(one))]
         self.on_taken("unreadable", len(outputs) - len(storable))
         for start in range(0, len(storable), ITEMS):
             part = storable[start : start + ITEMS]
@@ -166,10 +166,10 @@ def _values(one: AnsweredOutput) -> str:
     return one.output.value + ("" if one.other is None else one.other.value)
 
 
-def _is_storable(tenant: str, model: str, arm: str, value: str, one: Feedback | AnsweredOutput) -> bool:
+def _is_storable(one: Feedback | AnsweredOutput, value: str) -> bool:
     """Whether both databases can hold it: Postgres has no NUL in texts and no numbers beyond 64 bits."""
     numbers = [one.version, *([one.other_version or 0] if isinstance(one, AnsweredOutput) else [])]
-    texts = (tenant, model, arm, one.ulid, value)
+    texts = (one.tenant, one.model, one.ulid, value)
     return all(0 <= number < _LARGEST for number in numbers) and not any("\0" in text for text in texts)
 
 
@@ -224,7 +224,7 @@ def _label_values(one: Feedback, settled: Settled | None, output: KeptOutput | N
     except ValueError:
         answered_at = one.at
     return {
-        "tenant": one.tenant, "ulid": one.ulid, "model": one.model, "version": one.version, "arm": one.arm,
+        "tenant": one.tenant, "ulid": one.ulid, "model": one.model, "version": one.version,
         "answered_at": answered_at, "at": one.at, "label": None if one.label is None else label_text(one.label),
         "wrong": None if settled is None else settled.wrong, "loss": None if settled is None else settled.loss,
         "other_version": None if output is None else output.other_version,

@@ -93,7 +93,7 @@ class FeedbackRepository:
             key = one.tenant, one.ulid
             if key not in known and key not in rows:
                 rows[key] = {
-                    "tenant": one.tenant, "ulid": one.ulid, "model": one.model, "version": one.version, "arm": one.arm,
+                    "tenant": one.tenant, "ulid": one.ulid, "model": one.model, "version": one.version,
                     "at": one.at, "kind": one.output.kind, "value": one.output.value,
                     "other_version": one.other_version, "other_value": None if one.other is None else one.other.value,
                 }  # fmt: skip

@@ -15,7 +15,6 @@ class OutputRow(Base):
     ulid: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str]
     version: Mapped[int]
-    arm: Mapped[str]
     at: Mapped[float]
     kind: Mapped[str]
     value: Mapped[str]
@@ -39,7 +38,6 @@ class LabelRow(Base):
     ulid: Mapped[str]
     model: Mapped[str]
     version: Mapped[int]
-    arm: Mapped[str]
     answered_at: Mapped[float]
     at: Mapped[float]
     label: Mapped[str | None]

@@ -13,6 +13,7 @@ import structlog
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.feedback import Output
 from moorage_common.contracts.names import outputs_subject
+from moorage_common.contracts.request_id import ulid_of
 from moorage_common.streams import ensure_outputs
 from moorage_router.metrics import RouterMetrics
 from moorage_router.routes import ServedVersion
@@ -25,7 +26,6 @@ PAIR_S = 3.0
 BUFFER_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 128 * 1024
 """JSON may make six bytes of one, and a message may have a megabyte."""
-ULID_CHARACTERS = 26
 _COST_BYTES = 320
 """Of an output in memory and in a message, its values apart."""
 
@@ -53,7 +53,7 @@ class Kept:
         served, output = self.served, self.output
         told: dict[str, object] = {
             "ulid": self.ulid, "tenant": served.tenant, "model": served.model, "version": served.number,
-            "arm": served.arm, "at": self.at, "output": {"kind": output.kind, "value": output.value},
+            "at": self.at, "output": {"kind": output.kind, "value": output.value},
         }  # fmt: skip
         if self.other is not None:
             version, other = self.other
@@ -88,7 +88,7 @@ class Outputs:
     def answered(self, request_id: str, served: ServedVersion, output: Output, *, paired: bool = False) -> None:
         """Keep what `served` answered. `paired`: another version may answer a copy of the request."""
         now = time.monotonic()
-        kept = Kept(request_id[:ULID_CHARACTERS], served, output, time.time(), now + PAIR_S if paired else now)
+        kept = Kept(ulid_of(request_id), served, output, time.time(), now + PAIR_S if paired else now)
         if paired:
             self._paired[kept.ulid] = kept
         else:
@@ -97,7 +97,7 @@ class Outputs:
 
     def other(self, request_id: str, version: int, output: Output) -> bool:
         """What `version` answered to a copy of a request that was kept within the last PAIR_S; whether one was."""
-        kept = self._paired.pop(request_id[:ULID_CHARACTERS], None)
+        kept = self._paired.pop(ulid_of(request_id), None)
         if kept is None:
             return False
         kept.other = version, output

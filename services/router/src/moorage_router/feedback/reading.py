@@ -98,7 +98,7 @@ class Reader:
             return
         label = item.get("label")
         taken.feedback[rid.ulid] = Feedback(
-            tenant=self.tenant, model=self.model, version=rid.version, arm=rid.arm, ulid=rid.ulid, at=at,
+            tenant=self.tenant, model=self.model, version=rid.version, ulid=rid.ulid, at=at,
             label=str(label) if isinstance(label, int) and not isinstance(label, bool) else label,
             correct=item.get("correct"), loss=item.get("loss"),
         )  # fmt: skip
