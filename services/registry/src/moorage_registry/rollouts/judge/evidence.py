@@ -1,10 +1,12 @@
 """What the judge says: frozen values, told as JSON to people, verdicts and whoever asks why."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from moorage_common.contracts.rollouts import SignalName
+from moorage_registry.rollouts.judge.arith import Bools, Floats
+from moorage_registry.rollouts.judge.totals import Totals
 
 Action = Literal["roll_back", "hold", "alert"]
 SignalState = Literal["learning", "judging"]
@@ -58,6 +60,35 @@ class SignalEvidence(_Told):
 
     def told(self) -> dict[str, Any]:
         return {**super().told(), "candidate_rate": self.candidate_rate, "stable_rate": self.stable_rate}
+
+
+class Signal(Protocol):
+    """What the four signals have in common."""
+
+    totals: Totals
+    threshold: float
+
+    @property
+    def log_e(self) -> Floats: ...
+
+    def crossed(self) -> Bools: ...
+
+
+def against(name: SignalName, signal: Signal, kind: int | None = None, **more: Any) -> SignalEvidence:
+    """Evidence against the candidate. `kind`: of the quantile or bin whose bad events are told, where there are any."""
+    seen = signal.totals
+    x_c, x_s = (seen.x_c, seen.x_s) if kind is None else (seen.x_c[kind], seen.x_s[kind])
+    return SignalEvidence(
+        name=name,
+        log_e=float(signal.log_e),
+        threshold=signal.threshold,
+        crossed=bool(signal.crossed()),
+        candidate_n=int(seen.n_c),
+        candidate_bad=int(x_c),
+        stable_n=int(seen.n_s),
+        stable_bad=int(x_s),
+        **more,
+    )
 
 
 class SafetyEvidence(_Told):

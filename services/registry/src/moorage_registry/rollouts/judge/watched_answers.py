@@ -11,7 +11,7 @@ from moorage_registry.rollouts.judge.arith import threshold
 from moorage_registry.rollouts.judge.bins import Bins, Recent
 from moorage_registry.rollouts.judge.blocks import Factor
 from moorage_registry.rollouts.judge.drift import DriftSignal, collapse
-from moorage_registry.rollouts.judge.evidence import Failure, SafetyEvidence, SignalEvidence
+from moorage_registry.rollouts.judge.evidence import Failure, SafetyEvidence, SignalEvidence, against
 from moorage_registry.rollouts.judge.quality import Losses, QualitySignal, is_wrong, of_pair
 from moorage_registry.rollouts.judge.safety import RateSafety
 from moorage_registry.rollouts.judge.share import Counts
@@ -55,19 +55,8 @@ class WatchedDrift:
         if signal is None or bins is None:
             detail = {"learnt_from": self._stable.count}
             return SignalEvidence(name="drift", state="learning", threshold=least, detail=detail)
-        seen, logs = signal.totals, signal.log_e_by_bin
-        most = int(logs.argmax())
-        return SignalEvidence(
-            name="drift",
-            log_e=float(signal.log_e),
-            threshold=least,
-            crossed=bool(signal.crossed()),
-            candidate_n=int(seen.n_c),
-            candidate_bad=int(seen.x_c[most]),
-            stable_n=int(seen.n_s),
-            stable_bad=int(seen.x_s[most]),
-            detail={"bin": bins.told(most), "bins": self._by_bin(bins, signal)},
-        )
+        most = int(signal.log_e_by_bin.argmax())
+        return against("drift", signal, most, detail={"bin": bins.told(most), "bins": self._by_bin(bins, signal)})
 
     def failure(self) -> Failure | None:
         """Collapse rolls back, whatever the policy does about drift."""
@@ -143,28 +132,18 @@ class WatchedQuality:
         self._safety.begin()
 
     def evidence(self) -> SignalEvidence:
-        seen = self._signal.totals
         detail: dict[str, Any] = {} if self._p75 is None else {"wrong_from_loss": self._p75}
         if self._pairs:
             worse, better = int(self._signal.worse), int(self._signal.better)
             detail |= {"pairs": self._pairs, "candidate_alone_worse": worse, "stable_alone_worse": better}
-        return SignalEvidence(
-            name="quality",
-            log_e=float(self._signal.log_e),
-            threshold=self._signal.threshold,
-            crossed=bool(self._signal.crossed()),
-            candidate_n=int(seen.n_c),
-            candidate_bad=int(seen.x_c),
-            stable_n=int(seen.n_s),
-            stable_bad=int(seen.x_s),
-            detail=detail,
-        )
+        return against("quality", self._signal, detail=detail)
 
     def safety(self, per_candidate: float) -> SafetyEvidence:
         """Of this step, by labels: what is needed are labelled requests of the candidate."""
         needed = self._safety.needed(self._safe_at, per_candidate)
-        log_e = float(self._safety.log_e)
-        return SafetyEvidence(name="quality", log_e=log_e, threshold=self._safe_at, needed_requests=needed)
+        return SafetyEvidence(
+            name="quality", log_e=float(self._safety.log_e), threshold=self._safe_at, needed_requests=needed
+        )
 
     def failure(self) -> Failure | None:
         if not self._signal.crossed():

@@ -9,7 +9,7 @@ from moorage_registry.rollouts.judge import sentences
 from moorage_registry.rollouts.judge.arith import threshold
 from moorage_registry.rollouts.judge.blocks import Factor
 from moorage_registry.rollouts.judge.errors import ErrorsSignal
-from moorage_registry.rollouts.judge.evidence import Failure, SafetyEvidence, SignalEvidence
+from moorage_registry.rollouts.judge.evidence import Failure, SafetyEvidence, SignalEvidence, against
 from moorage_registry.rollouts.judge.hosts import Hosts
 from moorage_registry.rollouts.judge.keys import SeenKeys
 from moorage_registry.rollouts.judge.latency import P95, QUANTILES, REFRESH, LatencySignal, Recent, Thresholds, beyond
@@ -44,24 +44,14 @@ class WatchedErrors:
         self._safety.begin()
 
     def evidence(self) -> SignalEvidence:
-        seen = self._signal.totals
-        return SignalEvidence(
-            name="errors",
-            log_e=float(self._signal.log_e),
-            threshold=self._signal.threshold,
-            crossed=bool(self._signal.crossed()),
-            candidate_n=int(seen.n_c),
-            candidate_bad=int(seen.x_c),
-            stable_n=int(seen.n_s),
-            stable_bad=int(seen.x_s),
-            per_host=self._hosts.told(),
-        )
+        return against("errors", self._signal, per_host=self._hosts.told())
 
     def safety(self, per_candidate: float) -> SafetyEvidence:
         """Of this step, with so many requests of stable for one of the candidate."""
         needed = self._safety.needed(self._safe_at, per_candidate)
-        log_e = float(self._safety.log_e)
-        return SafetyEvidence(name="errors", log_e=log_e, threshold=self._safe_at, needed_requests=needed)
+        return SafetyEvidence(
+            name="errors", log_e=float(self._safety.log_e), threshold=self._safe_at, needed_requests=needed
+        )
 
     def failure(self) -> Failure | None:
         if not self._signal.crossed():
@@ -117,27 +107,17 @@ class WatchedLatency:
                 name="latency", state="learning", threshold=self._signal.threshold,
                 detail={"learnt_from": self._recent.requests},
             )  # fmt: skip
-        seen = self._signal.totals
-        return SignalEvidence(
-            name="latency",
-            log_e=float(self._signal.log_e),
-            threshold=self._signal.threshold,
-            crossed=bool(self._signal.crossed()),
-            candidate_n=int(seen.n_c),
-            candidate_bad=int(seen.x_c[P95]),
-            stable_n=int(seen.n_s),
-            stable_bad=int(seen.x_s[P95]),
-            per_host=self._hosts.told(),
-            detail={"quantiles": self._by_quantile(self._thresholds), "learnt_from": self._recent.requests},
-        )
+        detail = {"quantiles": self._by_quantile(self._thresholds), "learnt_from": self._recent.requests}
+        return against("latency", self._signal, P95, per_host=self._hosts.told(), detail=detail)
 
     def safety(self, per_candidate: float) -> SafetyEvidence:
         """Of this step, with so many requests of stable for one of the candidate."""
         needed = None
         if self._thresholds is not None:
             needed = self._safety.needed(self._safe_at, per_candidate, self._thresholds.beyond_margin)
-        log_e = float(self._safety.log_e)
-        return SafetyEvidence(name="latency", log_e=log_e, threshold=self._safe_at, needed_requests=needed)
+        return SafetyEvidence(
+            name="latency", log_e=float(self._safety.log_e), threshold=self._safe_at, needed_requests=needed
+        )
 
     def failure(self) -> Failure | None:
         if not self._signal.crossed():
