@@ -9,7 +9,7 @@ from moorage_common.contracts.desired import Isolation, SchedulingClass
 from moorage_common.contracts.names import NAME_MAX, is_name
 from moorage_common.contracts.rollouts import FeedbackPolicy, RolloutPolicy
 from moorage_sdk.errors import InvalidManifest, InvalidQuantity
-from moorage_sdk.hints import explain, read_yaml
+from moorage_sdk.hints import explain, read_text, read_yaml
 from moorage_sdk.spec import Json, Placing, Profile, resources_spec, traffic_spec, version_spec
 
 _SHORTHAND = ("version", "resources", "scaling", "isolation", "scheduling_class", "priority", "pinned")
@@ -220,8 +220,4 @@ def read_manifests(path: Path) -> list[Manifest]:
     Raises:
         InvalidManifest: also when the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidManifest(f"{path} cannot be read: {error}") from error
-    return parse_manifests(text, str(path))
+    return parse_manifests(read_text(path), str(path))

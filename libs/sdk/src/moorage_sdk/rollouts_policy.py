@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from moorage_common.contracts.rollouts import RolloutPolicy
 from moorage_sdk.errors import InvalidManifest
-from moorage_sdk.hints import explain, read_yaml
+from moorage_sdk.hints import explain, read_text, read_yaml
 
 _WIDE = 118
 _COMMENT_AT = 28
@@ -40,11 +40,7 @@ def read_policy(path: Path) -> RolloutPolicy:
     Raises:
         InvalidManifest: also when the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidManifest(f"{path} cannot be read: {error}") from error
-    return parse_policy(text, str(path))
+    return parse_policy(read_text(path), str(path))
 
 
 def policy_of(given: RolloutPolicy | Mapping[str, Any] | str | Path) -> RolloutPolicy:

@@ -246,7 +246,7 @@ class Controller:
                     self._of_none.append(batch.rollout)
 
     async def _look(self, watch: Watch, gate: asyncio.Semaphore | None = None) -> None:
-        """Tick, once more where something crossed meanwhile."""
+        """Look, and once more where something crossed meanwhile."""
         async with gate or contextlib.nullcontext():
             if watch.busy:
                 watch.again = True
@@ -254,9 +254,9 @@ class Controller:
             watch.again = True
             while watch.again and self.watches.get(watch.row.id) is watch and not watch.is_over:
                 watch.again = False
-                await self._tick(watch)
+                await self._look_once(watch)
 
-    async def _tick(self, watch: Watch) -> None:
+    async def _look_once(self, watch: Watch) -> None:
         began = time.perf_counter()
         try:
             watch.drain(self.looks.clock())
