@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moorage_common.contracts.endpoints import Endpoint
 from moorage_common.contracts.feedback import Output
 from moorage_common.contracts.routes import Route, RouteRollout
-from moorage_common.contracts.signals import ArmCounts, SignalBatch, bucket_of
+from moorage_common.contracts.signals import COUNTED_A_SECOND, ArmCounts, SignalBatch, bucket_of
 from moorage_router.pool import Pool
 from moorage_router.replicas import Host
 from moorage_router.signals.batch import Mark, most_of_one
@@ -221,6 +221,26 @@ def test_idempotency_keys_are_remembered_up_to_a_bound_those_seen_last_for_longe
         assert not memory.is_retry("a", b"%d" % n)
         assert memory.is_retry("a", b"%d" % max(0, n - 50))
     assert not memory.is_retry("a", b"0")
+
+
+def test_of_a_busy_second_the_first_thousand_requests_of_a_stratum_count() -> None:
+    room = Room()
+    judged = room.judged()
+
+    def counted(requests: int, stratum: str = "") -> int:
+        marks = [judged.begin(STABLE, "a", stratum) for _ in range(requests)]
+        for mark in marks:
+            if mark is not None:
+                good(mark)
+        return len(marks) - marks.count(None)
+
+    assert counted(3 * COUNTED_A_SECOND) == COUNTED_A_SECOND
+    assert counted(10, "ring:staff") == 10
+    room.pass_s(1.1)
+    assert counted(COUNTED_A_SECOND + 5) == COUNTED_A_SECOND
+    room.pass_s(1.1)
+    told = [host.requests for batch in room.taken for host in batch.stable.hosts if not batch.stratum]
+    assert sum(told) == 2 * COUNTED_A_SECOND
 
 
 @given(st.lists(st.integers(0, 14), min_size=1, max_size=200))

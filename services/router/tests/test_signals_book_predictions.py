@@ -40,7 +40,7 @@ def test_predictions_are_sampled_by_the_second_however_many_batches_it_has() -> 
             good(mark)
         return sum(mark is not None and mark.wants_output for mark in marks)
 
-    assert [asked(500), asked(500), asked(250)] == [SAMPLED, 0, 0]
+    assert [asked(500), asked(250), asked(250)] == [SAMPLED, 0, 0]
     room.pass_s(1.1)
     assert asked(500) == SAMPLED
 

@@ -23,12 +23,19 @@ class Observer:
     outputs: Outputs
     shadows: Shadows
 
-    def begin(self, call: "InferCall", tenant: Tenant, route: ServedRoute, chosen: Assigned, kid: str) -> "Observation":
-        """Count a request that was just routed. One whose version nobody chose by lot is not judged, nor copied."""
+    def begin(
+        self, call: "InferCall", tenant: Tenant, route: ServedRoute, chosen: Assigned, kid: str
+    ) -> "Observation | None":
+        """Count a request that was just routed; None where it is for its answer alone.
+
+        One whose version nobody chose by lot is not judged, nor copied.
+        """
         mark = None
         if route.judged is not None and chosen.stratum is not None:
             mark = route.judged.begin(chosen.served.number, kid, chosen.stratum, chosen.key, call.asks.idempotency)
         keeps = route.kept > 0 and random.random() < route.kept  # noqa: S311 - a sample, not a secret
+        if mark is None and not keeps and not route.mirrors:
+            return None
         return Observation(self, call, tenant, route, chosen, mark, keeps)
 
 

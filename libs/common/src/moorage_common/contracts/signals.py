@@ -12,6 +12,9 @@ from moorage_common.contracts.model import Contract
 
 BATCH_REQUESTS = 500
 BATCH_S = 1.0
+COUNTED_A_SECOND = 1000
+"""Requests of one rollout and stratum that one router counts in a second, the first ones: evidence enough, at a cost
+that does not grow with the traffic."""
 BUCKET_RATIO = 1.05 ** (1 / 3)
 """So that the least difference of latencies that counts, 5 %, is three buckets exactly."""
 SAMPLED = 100

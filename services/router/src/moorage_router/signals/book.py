@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from moorage_common.contracts.routes import Route, RouteRollout
-from moorage_common.contracts.signals import BATCH_REQUESTS, BATCH_S, SAMPLED, SignalBatch
+from moorage_common.contracts.signals import BATCH_REQUESTS, BATCH_S, COUNTED_A_SECOND, SAMPLED, SignalBatch
 from moorage_router.signals.batch import Arm, Batch, Mark
 from moorage_router.signals.memory import Memory
 
@@ -19,16 +19,9 @@ class Judged:
     """Counts the requests of one rollout under one revision of a route: one open batch a stratum."""
 
     __slots__ = (
-        "_book",
-        "_deadline_s",
-        "_open",
-        "_route",
-        "_sampled",
-        "_sampled_from",
-        "is_closed",
-        "memory",
+        "_book", "_counted", "_deadline_s", "_open", "_route", "_sampled", "_second_from", "is_closed", "memory",
         "rollout",
-    )
+    )  # fmt: skip
 
     def __init__(self, book: "Book", route: Route, rollout: RouteRollout, memory: Memory) -> None:
         self._book = book
@@ -37,9 +30,11 @@ class Judged:
         self.memory = memory
         self._deadline_s = route.deadline_ms / 1000
         self._open: dict[str, Batch] = {}
+        self._second_from = 0.0
+        self._counted: dict[str, int] = {}
+        """Requests in closed batches since `_second_from`, by stratum."""
         self._sampled: dict[int, int] = {}
-        """Predictions asked for since `_sampled_from`, by version."""
-        self._sampled_from = 0.0
+        """Predictions asked for since then, by version."""
         self.is_closed = False
         memory.timed.clear()
 
@@ -47,18 +42,16 @@ class Judged:
         self, number: int, client: str, stratum: str = "", key: int | None = None, idempotency: bytes | None = None
     ) -> Mark | None:
         """A request was routed to version `number`. None when it takes no part: another version's, a retry, a sticky
-        key that has had its bad event or is in this batch already.
+        key that has had its bad event or is in this batch already, or beyond what is counted in a second.
 
         Args:
             client: the caller's kid.
             key: 63-bit hash of the sticky key, None where traffic is not sticky.
             idempotency: the request's `Idempotency-Key`.
         """
-        batch = self._open.get(stratum)
+        batch = self._open.get(stratum) or self._begun(stratum)
         if batch is None:
-            if self.is_closed:  # the route changed while this request waited for its turn
-                return None
-            batch = self._begun(stratum)
+            return None
         arm = batch.arms.get(number)
         if arm is None or (idempotency is not None and self.memory.is_retry(client, idempotency)):
             return None
@@ -88,10 +81,13 @@ class Judged:
         for stratum in list(self._open):
             self._close(stratum)
 
-    def _begun(self, stratum: str) -> Batch:
+    def _begun(self, stratum: str) -> Batch | None:
+        """A new batch; None where the second has had its requests, or the route changed while one waited its turn."""
         rollout, now = self.rollout, self._book.now()
-        if now - self._sampled_from >= BATCH_S:  # a sample a second is enough, however many batches there are
-            self._sampled, self._sampled_from = {}, now
+        if now - self._second_from >= BATCH_S:
+            self._sampled, self._counted, self._second_from = {}, {}, now
+        if self.is_closed or self._counted.get(stratum, 0) >= COUNTED_A_SECOND:
+            return None
         arms = {
             number: Arm(number, SAMPLED - self._sampled.get(number, 0))
             for number in (rollout.candidate, rollout.stable)
@@ -104,6 +100,7 @@ class Judged:
 
     def _close(self, stratum: str) -> None:
         batch = self._open.pop(stratum)
+        self._counted[stratum] = self._counted.get(stratum, 0) + batch.routed
         for number, arm in batch.arms.items():
             self._sampled[number] = min(SAMPLED, self._sampled.get(number, 0) + arm.routed)
         self._book.waiting[batch] = None
