@@ -59,6 +59,8 @@ bench: setup ## Measure what docs/benchmarks.md claims (an hour and a half; make
 	$(BIN)/python bench/cold_start.py
 	$(BIN)/python bench/defragmentation.py
 	$(BIN)/python bench/kills.py
+	$(BIN)/python bench/rollback.py
+	$(BIN)/python bench/controller_kills.py
 	$(BIN)/python bench/pipeline.py
 	$(BIN)/python bench/pools.py
 

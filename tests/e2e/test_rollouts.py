@@ -39,7 +39,7 @@ POLICY: Json = {
 }
 """Margins so wide that a few hundred requests promote; what rolls back is as by default."""
 
-SLOWER = Case("slower", Behaviour(work=90), Behaviour(work=20))
+SLOWER = Case("slower", Behaviour(work=200), Behaviour(work=60))
 FAILING = Case("failing", Behaviour(failing=0.05))
 WRONG = Case("wrong", Behaviour(wrong=0.35), labels_after_s=LABELS_AFTER_S, policy={"quality": {"needed": True}})
 BROKEN = Case("broken", Behaviour(seed=99))
