@@ -19,8 +19,8 @@ class Judged:
     """Counts the requests of one rollout under one revision of a route: one open batch a stratum."""
 
     __slots__ = (
-        "_book", "_counted", "_deadline_s", "_open", "_route", "_sampled", "_second_from", "is_closed", "memory",
-        "rollout",
+        "_book", "_counted", "_deadline_s", "_full", "_open", "_route", "_sampled", "_second_from", "is_closed",
+        "memory", "rollout",
     )  # fmt: skip
 
     def __init__(self, book: "Book", route: Route, rollout: RouteRollout, memory: Memory) -> None:
@@ -30,11 +30,13 @@ class Judged:
         self.memory = memory
         self._deadline_s = route.deadline_ms / 1000
         self._open: dict[str, Batch] = {}
-        self._second_from = 0.0
+        self._second_from = book.now()
         self._counted: dict[str, int] = {}
         """Requests in closed batches since `_second_from`, by stratum."""
+        self._full: set[str] = set()
+        """Strata of which no more count in this second."""
         self._sampled: dict[int, int] = {}
-        """Predictions asked for since then, by version."""
+        """Predictions asked for since `_second_from`, by version."""
         self.is_closed = False
         memory.timed.clear()
 
@@ -49,9 +51,11 @@ class Judged:
             key: 63-bit hash of the sticky key, None where traffic is not sticky.
             idempotency: the request's `Idempotency-Key`.
         """
-        batch = self._open.get(stratum) or self._begun(stratum)
+        batch = self._open.get(stratum)
         if batch is None:
-            return None
+            if self.is_closed or stratum in self._full:  # closed: the route changed while this one waited its turn
+                return None
+            batch = self._begun(stratum)
         arm = batch.arms.get(number)
         if arm is None or (idempotency is not None and self.memory.is_retry(client, idempotency)):
             return None
@@ -70,10 +74,13 @@ class Judged:
             self._close(stratum)
         return mark
 
-    def close_before(self, opened: float) -> None:
-        """Close the batches opened before this time, monotonic seconds."""
+    def sweep(self, now: float) -> None:
+        """Close the batches that have been open for a second, and begin another second's counting."""
+        opened = now - BATCH_S
         for stratum in [name for name, batch in self._open.items() if batch.opened <= opened]:
             self._close(stratum)
+        if self._second_from <= opened:
+            self._sampled, self._counted, self._full, self._second_from = {}, {}, set(), now
 
     def close(self) -> None:
         """The route has changed: close every batch. What is still routed by it is not counted."""
@@ -81,13 +88,8 @@ class Judged:
         for stratum in list(self._open):
             self._close(stratum)
 
-    def _begun(self, stratum: str) -> Batch | None:
-        """A new batch; None where the second has had its requests, or the route changed while one waited its turn."""
+    def _begun(self, stratum: str) -> Batch:
         rollout, now = self.rollout, self._book.now()
-        if now - self._second_from >= BATCH_S:
-            self._sampled, self._counted, self._second_from = {}, {}, now
-        if self.is_closed or self._counted.get(stratum, 0) >= COUNTED_A_SECOND:
-            return None
         arms = {
             number: Arm(number, SAMPLED - self._sampled.get(number, 0))
             for number in (rollout.candidate, rollout.stable)
@@ -100,7 +102,9 @@ class Judged:
 
     def _close(self, stratum: str) -> None:
         batch = self._open.pop(stratum)
-        self._counted[stratum] = self._counted.get(stratum, 0) + batch.routed
+        counted = self._counted[stratum] = self._counted.get(stratum, 0) + batch.routed
+        if counted >= COUNTED_A_SECOND:
+            self._full.add(stratum)
         for number, arm in batch.arms.items():
             self._sampled[number] = min(SAMPLED, self._sampled.get(number, 0) + arm.routed)
         self._book.waiting[batch] = None
@@ -176,7 +180,7 @@ class Book:
         """Close what has been open for a second, and wait no longer for what is overdue; called every 50 ms."""
         now = self.now()
         for judged in self._judged.values():
-            judged.close_before(now - BATCH_S)
+            judged.sweep(now)
         if self.waiting:
             for batch in [batch for batch in self.waiting if batch.expires <= now]:
                 batch.expire()
