@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from test_feedback import SECRET, an_id
+from test_labels import SECRET, an_id
 
 from moorage_common.contracts.feedback import FeedbackChunk
 from moorage_common.errors import BadRequest, TooLarge

@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from router_harness import BODY, SIGNATURE, Desired, RunningRouter, until
 from test_feature_join import online
 from test_feature_join import proxy as proxy  # noqa: PLC0414 - a fixture
-from test_outputs import ASKS, until_kept
+from test_kept_outputs import ASKS, until_kept
 from test_signals import Judge
 from test_signals import judge as judge  # noqa: PLC0414 - a fixture
 
