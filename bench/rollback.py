@@ -1,17 +1,19 @@
 """How long a bad version is in front of callers: from its first answer to the verdict, and from the verdict to the last
 of three routers.
 
-    .venv/bin/python bench/rollback.py [--only moves|faults] [--rounds 5] [--repeat 3]
+    .venv/bin/python bench/rollback.py [--only moves|faults|same] [--rounds 5] [--repeat 3]
 
 A platform with three routers on one port, callers at a steady rate over connections to each. First some versions that
 fail on two of five requests are rolled out again and again; every one is rolled back, and each router's first answer by
 the route after the verdict is looked up: the request id names the route's revision. Then the default policy meets a
 version that is three times slower, one that fails on one of twenty requests, one that is wrong more often (labels come
 30 s later) and one whose artifact is damaged. No request is sent twice, and one that got no answer of a version counts
-as lost.
+as lost. Last, identical versions under the default policy: what real processes, caches and schedulers do to two copies
+of one model is in no simulation.
 """
 
 import argparse
+import collections
 import json
 import sys
 import tempfile
@@ -147,6 +149,25 @@ def faults(platform: Platform, ended: Ended, repeat: int) -> dict[str, Any]:
     return {"rows": rows, "requests": requests, "lost": lost}
 
 
+def same(platform: Platform, ended: Ended, rounds: int) -> dict[str, Any]:
+    """Identical versions, there and back, `rounds` times each of `MODELS` models."""
+    cases = [
+        Case(f"same-{n}", Behaviour(), per_second=PER_SECOND, pooled=n % 2 == 1, rounds=rounds) for n in range(MODELS)
+    ]
+    prepare(platform, cases)
+    for case in cases:
+        spread(ended.traffic, platform, case)
+    ended.run(cases, {"guard": {"for_s": 60}}, MOST_S * rounds)
+    lost = finish(ended, cases)
+    done = [rollout for case in cases for rollout in ended.of[case.model]]
+    states = collections.Counter(rollout["state"] for rollout in done)
+    took = [instant(one["finished_at"]) - instant(one["started_at"]) for one in done if one["state"] == "done"]
+    asked = sum(len(ended.traffic.answers(case.model)) for case in cases)
+    print(f"{asked} requests, {lost} lost; identical versions: {dict(states)}, seconds to promote {spans(took)}")
+    reasons = [rollout["reason"] for rollout in done if rollout["state"] != "done"]
+    return {"states": states, "seconds": spans(took), "requests": asked, "lost": lost, "reasons": reasons}
+
+
 def verdict_row(title: str, ended: Ended, case: Case) -> dict[str, Any]:
     (rollout,) = ended.of[case.model]
     verdict = verdict_of(ended.rollouts, case, rollout)
@@ -189,9 +210,9 @@ def spans(values: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("moves", "faults"))
+    parser.add_argument("--only", choices=("moves", "faults", "same"))
     parser.add_argument("--rounds", type=int, default=5, help=f"rollbacks of each of {MODELS} models")
-    parser.add_argument("--repeat", type=int, default=3, help="of each fault")
+    parser.add_argument("--repeat", type=int, default=3, help="of each fault, and of each identical version")
     args = parser.parse_args()
     kept = report.RESULTS / "rollback.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() and args.only else {}
@@ -209,11 +230,14 @@ def main() -> None:
                 Traffic(platform.info["router"], platform.info["api_key"]) as traffic,
             ):
                 ended = Ended(rollouts, traffic)
-                if args.only != "faults":
+                if args.only in (None, "moves"):
                     found["moves"] = moves(platform, ended, args.rounds)
                 ended.of.clear()
-                if args.only != "moves":
+                if args.only in (None, "faults"):
                     found["faults"] = faults(platform, ended, args.repeat)
+                ended.of.clear()
+                if args.only in (None, "same"):
+                    found["same"] = same(platform, ended, args.repeat)
         finally:
             platform.end()
     print(report.keep("rollback", found))

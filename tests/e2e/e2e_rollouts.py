@@ -30,6 +30,7 @@ class Case:
     Attributes:
         callers: if not 0, so many callers in turn, told apart by a header.
         sticky: whether each of them keeps its version.
+        held: the deployment has the candidate already, at no share: so it need not be started during the baseline.
         ring: how many of them are in the ring of the model's name.
         labels_after_s: the right answers are fed back so long after each request.
         rounds: so often, to the other version and back, as long as each is promoted.
@@ -41,6 +42,7 @@ class Case:
     per_second: float = 20.0
     policy: Json = field(default_factory=dict)
     pooled: bool = False
+    held: bool = False
     callers: int = 0
     sticky: bool = False
     ring: int = 0
@@ -67,7 +69,8 @@ def _prepare(client: Client, case: Case) -> None:
     for behaviour in (case.stable, case.candidate):
         client.push(made(behaviour), name=case.model, example=example(), new=True)
     isolation = "pooled" if case.pooled else "dedicated"
-    client.deploy(case.model, version=1, cpu="20m", memory="64Mi", isolation=isolation)
+    for version in (1, 2) if case.held else (1,):
+        client.deploy(case.model, version=version, cpu="20m", memory="64Mi", isolation=isolation)
     more: Json = {}
     if case.sticky:
         more["stickiness"] = {"by": "header", "name": CALLER}
