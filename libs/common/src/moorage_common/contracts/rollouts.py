@@ -77,7 +77,7 @@ class ErrorsPolicy(_Part):
 
 
 class LatencyPolicy(_Part):
-    """Bad: beyond a quantile of the stable version, frozen before each step."""
+    """Bad: beyond a quantile of the stable version, taken before each step and before every 500 further requests."""
 
     on: bool = Field(default=True, description="Whether this is judged.")
     alpha: float = Field(
