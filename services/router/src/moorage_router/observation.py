@@ -8,6 +8,7 @@ from moorage_router.assignment import Assigned
 from moorage_router.feedback.outputs import Outputs
 from moorage_router.forwarding import Attempt
 from moorage_router.limits.limiter import Tenant
+from moorage_router.mirrors import Mirror
 from moorage_router.routes import ServedRoute
 from moorage_router.shadow import Copies, Original, Shadows
 from moorage_router.signals.batch import Mark
@@ -30,13 +31,16 @@ class Observer:
 
         One whose version nobody chose by lot is not judged, nor copied.
         """
-        mark = None
-        if route.judged is not None and chosen.stratum is not None:
-            mark = route.judged.begin(chosen.served.number, kid, chosen.stratum, chosen.key, call.asks.idempotency)
+        mark, mirrors = None, []
         keeps = route.kept > 0 and random.random() < route.kept  # noqa: S311 - a sample, not a secret
-        if mark is None and not keeps and not route.mirrors:
+        if chosen.stratum is not None:
+            if route.judged is not None:
+                mark = route.judged.begin(chosen.served.number, kid, chosen.stratum, chosen.key, call.asks.idempotency)
+            if route.mirrors:
+                mirrors = self.shadows.drawn(route, chosen.served, keeps=keeps)
+        if mark is None and not keeps and not mirrors:
             return None
-        return Observation(self, call, tenant, route, chosen, mark, keeps)
+        return Observation(self, call, tenant, route, chosen, mark, keeps, mirrors)
 
 
 @dataclass(slots=True)
@@ -50,12 +54,13 @@ class Observation:
     _chosen: Assigned
     _mark: Mark | None
     _keeps: bool
+    _mirrors: list[Mirror]
     _copies: Copies | None = None
 
     def wants_output(self) -> bool:
-        """Draw the copies, now that the body has come; whether the host is asked for its compact output."""
-        if self._route.mirrors and self._chosen.stratum is not None:
-            self._copies = self._drawn()
+        """Take the room for copies, now that the body has come; whether the host is asked for its compact output."""
+        if self._mirrors:
+            self._copies = self._admitted()
         return self._keeps or self._copies is not None or (self._mark is not None and self._mark.wants_output)
 
     def ended(self, status: int, attempt: Attempt | None) -> None:
@@ -72,11 +77,11 @@ class Observation:
         if mark is not None:
             mark.done(status, took_us, host, state, output)
 
-    def _drawn(self) -> Copies | None:
+    def _admitted(self) -> Copies | None:
         """The copies to be made, their room taken."""
         asks, body, route = self._call.asks, self._call.body.whole, self._route
         shadows = self._observer.shadows
-        mirrors = shadows.plan(self._tenant, route, self._chosen.served, body, keeps=self._keeps)
+        mirrors = shadows.admitted(self._tenant, self._mirrors, body)
         if not mirrors or body is None:
             return None
         may_count = self._mark is not None or asks.idempotency is None  # else it is perhaps a retry, counted already

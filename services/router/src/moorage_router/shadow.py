@@ -130,31 +130,34 @@ class Shadows:
         self.room = room
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def plan(
-        self, tenant: Tenant, route: ServedRoute, served: ServedVersion, body: bytes | None, *, keeps: bool
-    ) -> list[Mirror]:
-        """Draw who gets a copy of a request that `served` answers, and take the room for it.
+    def drawn(self, route: ServedRoute, served: ServedVersion, *, keeps: bool) -> list[Mirror]:
+        """Draw who is to get a copy of a request that `served` answers.
 
         Args:
-            body: None for one that is not held.
             keeps: what the caller gets is kept for labels, so that another answer beside it is of use.
         """
+        return [
+            mirror
+            for mirror in route.mirrors
+            if mirror.served is not served
+            and (mirror.of is None or mirror.of == served.number)
+            and (keeps or not mirror.is_pair)
+            and random.random() < mirror.share  # noqa: S311 - a share of the traffic, not a secret
+        ]
+
+    def admitted(self, tenant: Tenant, drawn: list[Mirror], body: bytes | None) -> list[Mirror]:
+        """Those of `drawn` for which there is room, which is taken. `body` is None for one that is not held."""
         size = COPIED_BYTES + 1 if body is None else len(body)
-        drawn = []
-        for mirror in route.mirrors:
+        admitted = []
+        for mirror in drawn:
             target = mirror.served
-            is_of = mirror.of is None or mirror.of == served.number
-            if target is served or not is_of or (mirror.is_pair and not keeps):
-                continue
-            if random.random() >= mirror.share:  # noqa: S311 - a share of the traffic, not a secret
-                continue
             lacks = self.room.lacks(tenant, target, size)
             if lacks is None:
                 self.room.take(tenant, size)
-                drawn.append(mirror)
+                admitted.append(mirror)
             else:
                 self.table.of(target.tenant, target.model, target.number).left_out(lacks)
-        return drawn
+        return admitted
 
     def begin(self, copy: Coroutine[None, None, None]) -> None:
         """Make a copy beside everything else."""
