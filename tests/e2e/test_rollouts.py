@@ -120,30 +120,30 @@ def took_s(rollout: Json) -> float:
     return instant(rollout["finished_at"]) - instant(rollout["started_at"])
 
 
-def rolled_back(ended: Ended, case: Case, by: str, note: Note) -> None:
-    """By this signal alone, unattended, with the numbers in the sentence; notes what it took."""
+def rolled_back(ended: Ended, case: Case, note: Note) -> str:
+    """Unattended; the signal that did it, and notes what it took."""
     (rollout,) = ended.of[case.model]
     assert rollout["state"] == "rolled_back", rollout
     verdict = ended.rollouts.verdicts(case.model, rollout["id"])["verdicts"][-1]
-    assert verdict["detail"]["signal"] == by, verdict
     answers = ended.traffic.answers(case.model)
     met = [answer for answer in answers if answer.version == rollout["candidate"]]
     at = instant(verdict["at"])
     note(f"rollout_{case.model}_s", round(at - met[0].begun, 1))
     note(f"rollout_{case.model}_requests", f"{len(met)} of the candidate")
     assert [answer for answer in met if answer.begun > at + 1] == []
+    return str(verdict["detail"]["signal"])
 
 
 def test_a_version_three_times_slower_is_rolled_back_for_its_latency(ended: Ended, note: Note) -> None:
-    rolled_back(ended, SLOWER, "latency", note)
+    assert rolled_back(ended, SLOWER, note) == "latency"
 
 
 def test_a_version_that_fails_on_one_of_twenty_requests_is_rolled_back_for_its_errors(ended: Ended, note: Note) -> None:
-    rolled_back(ended, FAILING, "errors", note)
+    assert rolled_back(ended, FAILING, note) == "errors"
 
 
 def test_wrong_answers_are_rolled_back_by_labels_that_come_thirty_seconds_later(ended: Ended, note: Note) -> None:
-    rolled_back(ended, WRONG, "quality", note)
+    assert rolled_back(ended, WRONG, note) == "quality"
 
 
 def test_a_version_whose_artifact_was_damaged_is_rolled_back_before_any_caller_meets_it(
@@ -182,21 +182,24 @@ def test_every_verdict_can_be_replayed_from_the_log_bit_for_bit(ended: Ended) ->
 def test_the_judge_was_told_of_every_request_once(ended: Ended) -> None:
     for case in (SLOWER, FAILING, *SAME[1:]):
         for rollout in ended.of[case.model]:
-            every_request_was_counted_once(ended, case.model, rollout)
+            told_twice, untold = miscounted(ended, case.model, rollout)
+            assert told_twice <= len(ended.traffic.lost(case.model)), case.model
+            assert untold <= 0, case.model
 
 
-def every_request_was_counted_once(ended: Ended, model: str, rollout: Json, missing: int = 0) -> None:
-    """Of each revision and version as many as callers were answered, up to what had been read when it ended.
+def miscounted(ended: Ended, model: str, rollout: Json) -> tuple[int, int]:
+    """How many requests the judge was told of that nobody was answered, and of how many more than may be it was not.
 
-    Those that wait for their quota while the route changes are not counted, whatever becomes of them.
+    Of each revision and version as many as callers were answered, up to what had been read when it
+    ended; those that wait for their quota while the route changes are not counted, whatever becomes of them.
     """
     entries = list(ended.rollouts.entries(model, rollout["id"]))
     told, answers = counted(entries), ended.traffic.answers(model)
     read_to = max(entry["entry"]["batch"]["opened_at"] for entry in entries if entry["kind"] == "batch")
     sure = [answer for answer in answers if answer.ended < read_to - UNDER_WAY_S]
     revisions = {revision for revision, _ in told}
-    assert (told - answered(answers, revisions)).total() <= len(ended.traffic.lost(model)), model
-    assert (answered(sure, revisions) - told).total() <= missing + WAITING * len(revisions), model
+    untold = (answered(sure, revisions) - told).total()
+    return (told - answered(answers, revisions)).total(), untold - WAITING * len(revisions)
 
 
 def test_a_caller_of_a_sticky_rollout_never_goes_back_to_the_old_version(ended: Ended) -> None:
@@ -237,7 +240,7 @@ def test_ten_kills_of_the_registry_change_no_verdict_and_no_bit_of_the_evidence(
         further(ended, LASTS.model, running[LASTS.model], before)
     note("rollouts_ten_kills_s", round(time.monotonic() - began, 1))
     assert ended.rollouts.get(LASTS.model, running[LASTS.model])["state"] not in FINAL
-    ends_well(ended, running)
+    assert ends_of(ended, running) == {LASTS.model: "done", WORSE.model: "rolled_back"}
 
 
 def test_a_bus_that_is_away_holds_a_rollout_up_and_decides_nothing(platform: Platform, ended: Ended) -> None:
@@ -248,7 +251,7 @@ def test_a_bus_that_is_away_holds_a_rollout_up_and_decides_nothing(platform: Pla
     further(ended, QUIET.model, running[QUIET.model], ended.rollouts.get(QUIET.model, running[QUIET.model])["seq"])
     platform.kill("nats")
     further(ended, QUIET.model, running[QUIET.model], ended.rollouts.get(QUIET.model, running[QUIET.model])["seq"])
-    ends_well(ended, running, missing=MISSED)
+    assert ends_of(ended, running, missing=MISSED) == {QUIET.model: "done"}
 
 
 def test_a_killed_router_costs_what_was_in_flight_in_it_and_no_verdict(platform: Platform, ended: Ended) -> None:
@@ -257,7 +260,7 @@ def test_a_killed_router_costs_what_was_in_flight_in_it_and_no_verdict(platform:
     killed_at = time.time()
     platform.kill("router-0")
     further(ended, SPLIT.model, running[SPLIT.model], before)
-    ends_well(ended, running, lost_at=killed_at, missing=MISSED)
+    assert ends_of(ended, running, lost_at=killed_at, missing=MISSED) == {SPLIT.model: "done"}
 
 
 def begun(platform: Platform, ended: Ended, cases: Sequence[Case]) -> dict[str, str]:
@@ -278,18 +281,22 @@ def further(ended: Ended, model: str, rollout: str, seq: int, count: int = 3) ->
     )
 
 
-def ends_well(ended: Ended, running: dict[str, str], *, lost_at: float | None = None, missing: int = 0) -> None:
-    """Each as its candidate deserves, replayed to the bit, with every request counted once and none lost."""
+def ends_of(ended: Ended, running: dict[str, str], *, lost_at: float | None = None, missing: int = 0) -> dict[str, str]:
+    """The state each ends in, replayed to the bit, with every request counted once and none lost."""
+    states = {}
     for model, rollout in running.items():
-        verdict = "rolled_back" if model == WORSE.model else "done"
-        found = ended.rollouts.wait(model, rollout, (verdict,), 120)
+        found = ended.rollouts.wait(model, rollout, tuple(FINAL), 120)
+        states[model] = str(found["state"])
         goes_on(ended.traffic, model)
         ended.traffic.end(model)
         assert ended.rollouts.verdicts(model, rollout)["intact"]
         assert ended.rollouts.replay(model, rollout)["same"]
         lost = ended.traffic.lost(model)
         assert all(lost_at is not None and a.begun < lost_at + 0.2 and a.ended > lost_at for a in lost), lost
-        every_request_was_counted_once(ended, model, found, missing)
+        told_twice, untold = miscounted(ended, model, found)
+        assert told_twice <= len(lost), model
+        assert untold <= missing, model
+    return states
 
 
 @contextlib.contextmanager

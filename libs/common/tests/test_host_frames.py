@@ -91,9 +91,10 @@ def test_the_longest_frame_passes_and_a_longer_one_is_refused_by_its_length_alon
 @given(st.one_of(st.binary(max_size=400), st.binary(max_size=100).map(with_length)))
 def test_arbitrary_bytes_are_frames_or_bad_frames_and_raise_nothing_else(data: bytes) -> None:
     try:
-        split(data)
+        found = split(data)
     except BadFrame:
         return
+    assert all(isinstance(one, Call | Answer | int) for one in found)
 
 
 @given(st.one_of(CALLS, ANSWERS, U32), st.data())

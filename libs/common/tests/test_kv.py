@@ -257,6 +257,7 @@ async def test_writers_of_two_prefixes_leave_each_others_keys_alone(rig: Rig) ->
         await bus.jetstream().delete_key_value(rig.bucket)
         west.rows = {"west.b": entry(2)}
         await eventually(lambda: set(reader.entries) == {"west.b", "east.a"})
+        assert reader.entries == west.rows | east.rows
 
 
 async def test_a_source_that_fails_is_asked_again_and_costs_the_readers_nothing(rig: Rig) -> None:
@@ -296,6 +297,7 @@ async def test_everything_starts_before_the_server_does(tmp_path: Path) -> None:
         reader.restore({"from-snapshot": entry(3)})
         with nats_server(tmp_path / "nats", port):
             await eventually(lambda: reader.entries == {"k": entry(1)})
+            assert ("k", entry(1)) in rig.seen
             await rig.stack.aclose()
 
 
