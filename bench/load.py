@@ -1,4 +1,5 @@
-"""A bounded closed-loop HTTP/1.1 load: `connections` keep-alive connections, each sends its next request on the answer.
+"""A bounded HTTP/1.1 load over `connections` keep-alive connections: closed-loop, where each sends its next request on
+the answer, or paced, where so many requests a second are sent whether or not earlier ones were answered.
 
 Runs in a process of its own (`python bench/load.py` reads a job as JSON on standard input), so that it does not share
 the event loop of what it measures, and spends as little as Python can on a request, since it shares the processors:
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from array import array
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from urllib.parse import urlsplit
 
@@ -42,6 +44,8 @@ class Job:
     """What each of `bodies` is answered with; empty: bodies are not looked at."""
     seconds: float = 100.0
     warmup_s: float = 10.0
+    paced: float = 0.0
+    """Requests a second; 0: as many as are answered. One that finds no connection idle waits, which its latency has."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,9 @@ class _Run:
         self.first_error = ""
         self.started = self.ended = float("inf")
         self.turn = 0
+        self.idle: list[_Connection] = []
+        self.owed: deque[float] = deque()
+        self.due = 0.0
 
     def connect(self) -> _Connection:
         connection = _Connection(self.address)
@@ -203,9 +210,33 @@ class _Run:
         if self.over(now) or b"\r\nconnection: close" in head:
             self.close(connection)
             if not self.over(now):
-                self.send(self.connect(), now)
+                self.go_on(self.connect(), now)
+        else:
+            self.go_on(connection, now)
+
+    def go_on(self, connection: _Connection, now: float) -> None:
+        """The connection is free: it sends at once or, where the load is paced, when its turn comes."""
+        if self.owed:
+            self.send(connection, self.owed.popleft())
+        elif self.job.paced:
+            self.idle.append(connection)
         else:
             self.send(connection, now)
+
+    def release(self) -> float:
+        """Send what is due by now; seconds until something may be, where the load is paced."""
+        now = time.perf_counter()
+        if self.over(now):
+            while self.idle:
+                self.close(self.idle.pop())
+            return STALLED_S
+        while self.due <= now:
+            self.due += 1 / self.job.paced
+            if self.idle:
+                self.send(self.idle.pop(), now)
+            else:
+                self.owed.append(self.due)
+        return self.due - now
 
     def advance(self, now: float) -> None:
         if self.started == float("inf") and (self.answered >= self.job.warmup or now >= self.warm_until):
@@ -221,7 +252,7 @@ class _Run:
         now = time.perf_counter()
         self.advance(now)
         if not self.over(now) and self.errors < 1000:
-            self.send(self.connect(), now)
+            self.go_on(self.connect(), now)
 
     def close(self, connection: _Connection) -> None:
         self.poll.unregister(connection.socket.fileno())
@@ -232,11 +263,17 @@ class _Run:
         """Run it; seconds from the end of the warm-up to the last answer."""
         begun = time.perf_counter()
         self.warm_until = begun + self.job.warmup_s
+        self.due = begun
         for connection in [self.connect() for _ in range(self.job.connections)]:
-            self.send(connection, time.perf_counter())
+            self.go_on(connection, time.perf_counter())
+        wait_s = STALLED_S
         while self.connections:
-            events = self.poll.poll(STALLED_S)
-            if not events:
+            if self.job.paced:
+                wait_s = self.release()
+            if not self.connections:
+                break
+            events = self.poll.poll(wait_s)
+            if not events and wait_s == STALLED_S:
                 self.errors += len(self.connections)
                 self.first_error = self.first_error or f"no answer for {STALLED_S:g} s"
                 break

@@ -3,10 +3,11 @@
     .venv/bin/python bench/rollout_overhead.py [--rounds 12] [--seconds 6] [--only rollout|shadow]
 
 One platform with two versions of the digits model. Throughput: a model whose split of 95 to 5 was set by hand against
-one whose rollout stands at its step of 5 %, counted, told and judged each second; 32 and 128 connections. Shadow: the
-model alone against the same one with 5 % of its requests copied to its second version; 4 connections, which leave the
-processors room, and 32, which do not. A round is one run of either side, their order changes from round to round, and
-the interval is a bootstrap over the rounds' ratios. Every answer is compared.
+one whose rollout stands at its step of 5 %, counted, told and judged each second; 32 and 128 connections, which ask as
+fast as they are answered. Shadow: the model alone against the same one with 5 % of its requests copied to its second
+version; 500 and 1,500 requests a second, whether or not earlier ones were answered, which leave the processors room,
+and 32 connections as fast as they are answered, which do not. A round is one run of either side, their order changes
+from round to round, and the interval is a bootstrap over the rounds' ratios. Every answer is compared.
 """
 
 import argparse
@@ -44,7 +45,8 @@ POLICY = {
 READY_S = 180.0
 RESAMPLED = 10_000
 MODELS = {"rollout": (SPLIT, ROLLING), "shadow": (ALONE, MIRRORED)}
-CONNECTIONS = {"rollout": (32, 128), "shadow": (4, 32)}
+LOADS = {"rollout": ((32, 0.0), (128, 0.0)), "shadow": ((64, 500.0), (64, 1500.0), (32, 0.0))}
+"""Connections, and requests a second over all of them; 0: as many as are answered."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,11 @@ class Measured:
 
 @dataclass
 class Pair:
-    """Both sides at so many connections, round by round."""
+    """Both sides under one load, round by round."""
 
     what: str
     connections: int
+    paced: float
     without: list[Measured] = field(default_factory=list)
     having: list[Measured] = field(default_factory=list)
 
@@ -77,9 +80,9 @@ class Stage:
     router: psutil.Process
     tree: Sequence[psutil.Process]
 
-    def run(self, model: str, connections: int, seconds: float) -> Measured:
+    def run(self, model: str, connections: int, seconds: float, paced: float = 0.0) -> Measured:
         """One run. Raises SystemExit for a wrong or a missing answer."""
-        job = replace(self.jobs[model], connections=connections, seconds=seconds)
+        job = replace(self.jobs[model], connections=connections, seconds=seconds, paced=paced)
         before, all_before = cpu_s(self.router), process.cpu_seconds(self.tree)
         result = load.run(job)
         spent = sum(after - all_before.get(pid, after) for pid, after in process.cpu_seconds(self.tree).items())
@@ -142,12 +145,14 @@ def measure(stage: Stage, pair: Pair, rounds: int, seconds: float) -> None:
     """Both sides in turn, the first one alternately."""
     without, having = MODELS[pair.what]
     sides = [(without, pair.without), (having, pair.having)]
+    for model, _ in sides:
+        stage.run(model, pair.connections, seconds, pair.paced)  # not counted: hosts are cold
     for number in range(rounds):
         for model, into in sides if number % 2 else reversed(sides):
-            into.append(stage.run(model, pair.connections, seconds))
+            into.append(stage.run(model, pair.connections, seconds, pair.paced))
         if pair.what == "rollout" and not is_baking(stage.client.rollouts.read(ROLLING)):
             raise SystemExit("the rollout left its step while it was measured")
-        print(f"{pair.what} c={pair.connections}: {pair.without[-1]} {pair.having[-1]}", flush=True)
+        print(f"{pair.what} c={pair.connections} {pair.paced:g}/s: {pair.without[-1]} {pair.having[-1]}", flush=True)
 
 
 def ratio(pair: Pair, figure: str, random: np.random.Generator) -> tuple[float, float, float]:
@@ -168,8 +173,8 @@ def rows_of(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
             medians = [round(float(np.median([getattr(o, figure) for o in s])), 3) for s in (pair.without, pair.having)]
             rows.append(
                 {
-                    "what": pair.what, "connections": pair.connections, "figure": figure, "without": medians[0],
-                    "with": medians[1], "ratio": mean, "95 %": f"{least} to {most}",
+                    "what": pair.what, "connections": pair.connections, "paced": pair.paced, "figure": figure,
+                    "without": medians[0], "with": medians[1], "ratio": mean, "95 %": f"{least} to {most}",
                 }
             )  # fmt: skip
     return rows
@@ -191,7 +196,7 @@ def main() -> None:
             stage = Stage(client, jobs, router_process(local["state"]), [top, *top.children(recursive=True)])
             if "rollout" in asked:
                 at_its_step(stage)
-            pairs = [Pair(what, connections) for what in asked for connections in CONNECTIONS[what]]
+            pairs = [Pair(what, *under) for what in asked for under in LOADS[what]]
             for pair in pairs:
                 measure(stage, pair, args.rounds, args.seconds)
     rows = rows_of(pairs)
