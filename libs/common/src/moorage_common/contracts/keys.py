@@ -16,8 +16,25 @@ PLAIN_SCOPES = frozenset(
 )  # fmt: skip
 
 
+class Rate(Contract):
+    """So many requests a second over time, and so many at once after a pause."""
+
+    requests_per_s: float = Field(gt=0, le=1e9)
+    burst: int = Field(ge=1, le=10**9)
+
+
+class ModelRate(Rate):
+    """Of one model of the tenant, whoever calls it."""
+
+    model: str
+
+
 class KeyRecord(Contract):
-    """Value of `keys/<kid>`. A revoked key stays as a record with `revoked` for 24 h and wins by its version."""
+    """Value of `keys/<kid>`. A revoked key stays as a record with `revoked` for 24 h and wins by its version.
+
+    A person's session key has `subject`; its scopes are those of the person's role in the tenant, published anew when
+    that changes.
+    """
 
     kid: str
     tenant: str
@@ -27,6 +44,9 @@ class KeyRecord(Contract):
     not_before: float = 0.0
     expires_at: float | None = None
     revoked: bool = False
+    subject: str = Field(default="", description="The person whose session key it is; empty for API keys.")
+    cidrs: list[str] = Field(default=[], description="Networks that it may be used from; empty: anywhere.")
+    rate: Rate | None = Field(default=None, description="Of this key, within the tenant's.")
 
     def allows(self, scope: str, model: str | None = None) -> bool:
         """Whether the key carries `scope` (`infer`, `models:write`, ...), for `model` where the scope takes one."""
@@ -49,7 +69,9 @@ class TenantLimits(Contract):
     """Value of `limits/<tenant>`."""
 
     tenant: str
-    status: Literal["active", "suspended"] = "active"
+    status: Literal["active", "suspended", "deleting"] = "active"
+    plan: str = "standard"
+    weight: float = Field(default=1.0, gt=0, le=1000, description="Of its requests where tenants wait for one place.")
     requests_per_s: float = 1000.0
     burst: int = 2000
     max_concurrent: int = 256
@@ -59,4 +81,6 @@ class TenantLimits(Contract):
     mem_mib: int = Field(default=262_144, description="Memory of nodes that its deployments may grow to, MiB.")
     gpu_shares: list[GpuShare] = Field(default=[], description="Guarantees and borrowing; empty: borrows alone.")
     allow_code: bool = Field(default=False, description="Whether the tenant may push formats that are code.")
+    model_rates: list[ModelRate] = Field(default=[], description="Of single models, within the tenant's rate.")
+    requests_per_month: int | None = Field(default=None, description="Calendar month, UTC; None: no bound.")
     on_store_loss: Literal["local", "closed", "open"] = "local"

@@ -116,6 +116,12 @@ class KeyService:
             version=1,
             created_at=self.work.now,
             created_by=self.work.actor,
+            name="",
+            cidrs=[],
+            rate=None,
+            subject="",
+            replaced_by=None,
+            last_used_at=None,
         )
         await KeyRepository(self.work.session).add(self.work.tenant, row)
         self.work.touch("key", key.kid)

@@ -1,4 +1,6 @@
-"""Table of API keys: never the key itself."""
+"""Table of API keys and people's session keys: never the key itself."""
+
+from typing import Any
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
@@ -21,3 +23,9 @@ class KeyRow(Base):
     version: Mapped[int]
     created_at: Mapped[float]
     created_by: Mapped[str]
+    name: Mapped[str]
+    cidrs: Mapped[list[str]]
+    rate: Mapped[dict[str, Any] | None]
+    subject: Mapped[str] = mapped_column(index=True)
+    replaced_by: Mapped[str | None]
+    last_used_at: Mapped[float | None]

@@ -18,12 +18,13 @@ def metadata() -> MetaData:
     from moorage_registry.deployments import tables as deployments  # noqa: PLC0415
     from moorage_registry.feedback import tables as feedback  # noqa: PLC0415
     from moorage_registry.keys import tables as keys  # noqa: PLC0415
+    from moorage_registry.people import tables as people  # noqa: PLC0415
     from moorage_registry.rings import tables as rings  # noqa: PLC0415
     from moorage_registry.rollouts import tables as rollouts  # noqa: PLC0415
     from moorage_registry.tenants import tables as tenants  # noqa: PLC0415
     from moorage_registry.usage import tables as usage  # noqa: PLC0415
 
-    known = (outbox, audit, catalog, clusters, deployments, feedback, keys, rings, rollouts, tenants, usage)
+    known = (outbox, audit, catalog, clusters, deployments, feedback, keys, people, rings, rollouts, tenants, usage)
     assert all(known)  # noqa: S101
     return Base.metadata
 

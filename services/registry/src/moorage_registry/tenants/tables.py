@@ -22,6 +22,10 @@ class TenantRow(Base):
     gpu_shares: Mapped[list[dict[str, Any]]]
     allow_code: Mapped[bool]
     on_store_loss: Mapped[str]
+    plan: Mapped[str]
+    weight: Mapped[float]
+    model_rates: Mapped[list[dict[str, Any]]]
+    requests_per_month: Mapped[int | None]
     version: Mapped[int]
     created_at: Mapped[float]
 

@@ -41,3 +41,18 @@ class UsageSumRow(Base):
     bytes_in: Mapped[int]
     bytes_out: Mapped[int]
     busy_us: Mapped[int]
+
+
+class ReservationRow(Base):
+    """Requests of a tenant's month that one router's boot may admit before the ledger holds them.
+
+    What its chunks bring to the ledger is taken off; what is left of one whose router is gone ends at `expires_at`.
+    """
+
+    __tablename__ = "usage_reservations"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    month: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    reserved: Mapped[int]
+    expires_at: Mapped[float]

@@ -1,0 +1,1 @@
+"""People: who may do what in which tenant, and how they sign in."""
