@@ -48,7 +48,7 @@ check: setup ## Lint, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## Measure what docs/benchmarks.md claims (an hour and a half; makes environments for the peers)
+bench: setup ## Measure what docs/benchmarks.md claims (two hours; makes environments for the peers)
 	$(BIN)/python bench/router.py
 	$(BIN)/python bench/connections.py
 	$(BIN)/python bench/rollout_overhead.py
