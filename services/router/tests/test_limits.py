@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from router_harness import Desired, FakeHost, RunningRouter, until
 
-from moorage_common.contracts.keys import TenantLimits
+from moorage_common.contracts.keys import KeyRecord, Rate, TenantLimits
 from moorage_common.errors import MoorageError
 from moorage_common.testing.servers import Server
 from moorage_router.limits.breaker import Breaker
-from moorage_router.limits.leases import StoreState
+from moorage_router.limits.calls import StoreState
 from moorage_router.limits.limiter import Limiter, Tenant
 from moorage_router.limits.store import LimitStore
 
@@ -33,10 +33,10 @@ async def limiters(redis_url: str) -> AsyncIterator[list[Limiter]]:
         await limiter.state.store.close()
 
 
-async def admitted(limiter: Limiter, tenant: Tenant) -> str:
+async def admitted(limiter: Limiter, tenant: Tenant, *, rate: Rate | None = None, model: str = "m") -> str:
     """`ok` or the refusal's code."""
     try:
-        await limiter.admit(tenant)
+        await limiter.admit(tenant, KeyRecord(kid="k", tenant=tenant.name, digest="", scopes=[], rate=rate), model)
     except MoorageError as error:
         return error.code
     return "ok"

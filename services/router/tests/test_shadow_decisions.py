@@ -8,7 +8,7 @@ from test_shadow import SHADOW, STABLE, route_of
 from moorage_common.contracts.feedback import Output
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.routes import Route, RouteFeedback, RouteRollout, RouteVersion
-from moorage_router.limits.leases import StoreState
+from moorage_router.limits.calls import StoreState
 from moorage_router.limits.limiter import Tenant
 from moorage_router.limits.store import LimitStore
 from moorage_router.mirrors import agree, mirrors_of
@@ -90,7 +90,7 @@ def test_copies_are_left_out_before_anything_of_the_tenants_own_is(tenant: Tenan
 def test_no_tenant_takes_all_the_room_and_all_of_them_no_more_than_there_is(tenant: Tenant) -> None:
     room = Room(lambda _name: 0, 0.05, lambda: 100.0)
     target: Any = Target()
-    others = [Tenant(TenantLimits(tenant=f"t{n}"), tenant.gate._state) for n in range(AT_ONCE + 1)]
+    others = [Tenant(TenantLimits(tenant=f"t{n}"), tenant.gate.state) for n in range(AT_ONCE + 1)]
 
     def fill(one: Tenant, size: int) -> int:
         """Copies that never end, until no more are made."""
@@ -118,5 +118,5 @@ def test_one_tenants_long_bodies_leave_room_for_those_of_others(tenant: Tenant) 
     while room.lacks(tenant, target, COPIED_BYTES) is None:
         room.take(tenant, COPIED_BYTES)
     assert room.size <= HELD_BYTES // 2
-    other = Tenant(TenantLimits(tenant="other"), tenant.gate._state)
+    other = Tenant(TenantLimits(tenant="other"), tenant.gate.state)
     assert room.lacks(other, target, COPIED_BYTES) is None

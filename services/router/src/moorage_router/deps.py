@@ -22,7 +22,7 @@ from moorage_router.feedback.outputs import Outputs
 from moorage_router.feedback.service import FeedbackService
 from moorage_router.forwarding import Forwarder
 from moorage_router.gateway import Gateway
-from moorage_router.limits.leases import StoreState
+from moorage_router.limits.calls import StoreState
 from moorage_router.limits.limiter import Limiter
 from moorage_router.limits.store import LimitStore
 from moorage_router.load import LoadReporter

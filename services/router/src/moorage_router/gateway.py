@@ -17,6 +17,7 @@ from moorage_router.calls import Call
 from moorage_router.features.service import FeatureJoiner, Received
 from moorage_router.forwarding import Attempt, Forwarder
 from moorage_router.limits.limiter import Limiter, Tenant
+from moorage_router.limits.nests import Nest
 from moorage_router.observation import Observer
 from moorage_router.replicas import Outgoing
 from moorage_router.replies import HostReply
@@ -91,7 +92,7 @@ class Gateway:
         asks = call.asks
         principal, route = self.authorize(asks.credentials, asks.tenant, asks.model)
         tenant = self._limits.of(principal.tenant)
-        await self._limits.admit(tenant)
+        nest = await self._limits.admit(tenant, principal, asks.model)
         entity = None if route.keying is None else await self._entity(call, tenant, route.keying)
         chosen = choose(route, asks, principal.kid, random.random(), entity)  # noqa: S311 - a share, not a secret
         served = chosen.served
@@ -109,7 +110,7 @@ class Gateway:
             attempt = Attempt(served, outgoing, deadline)
             answered = await self._forwarder.forward(attempt)
             outcome.status, outcome.rows, outcome.busy_us = answered.status, answered.rows, answered.busy_us
-            outcome.bytes_out, outcome.bytes_in = await reply.send(_answer(call, tenant, answered)), call.body.size
+            outcome.bytes_out, outcome.bytes_in = await reply.send(_answer(call, nest, answered)), call.body.size
         except (MoorageError, UpstreamError) as error:
             outcome.status = error.status
             raise
@@ -165,9 +166,6 @@ class Gateway:
         return "".join([f"{name}: {value}\r\n" for name, value in joined.headers.items()]).encode(), joined.body
 
 
-def _answer(call: InferCall, tenant: Tenant, answered: HostReply) -> Answer:
-    gate = tenant.gate
-    fields = b"%bmoorage-request-id: %b\r\nratelimit-policy: %b\r\nratelimit: \"requests\";r=%d;t=1\r\n" % (
-        answered.fields, call.request_id.encode(), gate.policy, gate.tokens,
-    )  # fmt: skip
+def _answer(call: InferCall, nest: Nest, answered: HostReply) -> Answer:
+    fields = b"%bmoorage-request-id: %b\r\n%b" % (answered.fields, call.request_id.encode(), nest.fields())
     return Answer(answered.status, fields, answered.body, answered.parts(), answered.length)

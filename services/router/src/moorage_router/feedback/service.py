@@ -42,7 +42,7 @@ class FeedbackService:
         self.rates = LabelRates()
 
     async def take(self, credentials: Credentials, tenant: str | None, model: str, body: IncomingBody) -> bytes:
-        """Take the labels in `body`; what was accepted and what refused, as JSON. It is one request of the tenant's.
+        """Take the labels in `body`; what was accepted and what refused, as JSON. It is one request.
 
         A version that is not deployed any more is no hindrance: the id proves that it answered.
 
@@ -53,7 +53,7 @@ class FeedbackService:
         """
         principal = self._authorize(credentials, tenant, model)
         limited = self._limits.of(principal.tenant)
-        await self._limits.admit(limited)
+        await self._limits.admit(limited, principal, model)
         self._check_rate(principal.tenant)
         limited.in_flight += 1
         try:

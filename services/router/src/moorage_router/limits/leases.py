@@ -1,4 +1,4 @@
-"""Admission of one tenant's requests: tokens paid in advance and spent from memory.
+"""Tokens of one limit in this router, paid in advance and spent from memory.
 
 A lease lives 500 ms; what is left of it then is given back. The next one is fetched in the background when a quarter
 is left. After a denial the router denies by itself for a while, so that an abuser costs no Redis. While Redis is away
@@ -10,30 +10,31 @@ import math
 import random
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
-from moorage_common.contracts.keys import TenantLimits
 from moorage_router.limits import gcra
-from moorage_router.limits.breaker import Breaker
-from moorage_router.limits.store import STORE_ERRORS, Granted, LimitStore
+from moorage_router.limits.buckets import Bucket
+from moorage_router.limits.calls import DIRECT_WAIT_S, LEASED_WAIT_S, Call, StoreState
+from moorage_router.limits.outage import Outage
+from moorage_router.limits.store import STORE_ERRORS, Ask, Granted
 
 log = structlog.get_logger()
 
 LEASE_S = 0.5
-LEASED_WAIT_S = 0.020
-DIRECT_WAIT_S = 0.005
 _RATE_MEMORY_S = 0.2
 _LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Why a request may not pass. `reason` is `rate` or `store` (Redis is away and the tenant's limit is closed)."""
+    """Why a request may not pass. `reason` is `rate` or `store` (Redis is away and the limit is closed)."""
 
     reason: str
     retry_after_s: float
+    bucket: Bucket
 
 
 @dataclass(slots=True)
@@ -42,105 +43,37 @@ class Lease:
     ends: float
 
 
-@dataclass(slots=True)
-class StoreState:
-    """What all tenants' gates share: the store, its breaker, and how many routers there are."""
-
-    store: LimitStore
-    breaker: Breaker = field(default_factory=Breaker)
-    routers: int = 1
-
-
-class Outage:
-    """How much of the burst would be in use had the store seen what was admitted without it; told when it is back.
-
-    So an outage does not hand out a fresh burst at its end.
-    """
-
-    __slots__ = ("_at", "_level", "_spent")
-
-    def __init__(self) -> None:
-        self._level = 0.0
-        self._at = 0.0
-        self._spent = False
-
-    def spend(self, now: float, tokens: float, limits: TenantLimits) -> None:
-        """`tokens` were admitted, here and, by this router's share, elsewhere."""
-        left = max(0.0, self._level - (now - self._at) * limits.requests_per_s)
-        self._level, self._at, self._spent = min(left + tokens, limits.burst), now, True
-
-    def in_use(self, now: float, limits: TenantLimits) -> float:
-        """Tokens to tell the store; 0 without an outage since the last answer."""
-        if not self._spent:
-            return 0.0
-        return max(0.0, self._level - (now - self._at) * limits.requests_per_s)
-
-    def over(self, now: float, in_use: float) -> None:
-        """The store answered, and knows."""
-        self._level, self._at, self._spent = in_use, now, False
-
-
-class Call:
-    """One question to the store. `settled` is set when it has ended, or has taken longer than is waited for.
-
-    A late call goes on: what it brings is spent by later requests.
-    """
-
-    __slots__ = ("_breaker", "_leased", "_timer", "ended", "settled", "task")
-
-    def __init__(self, breaker: Breaker, patience_s: float) -> None:
-        self.settled = asyncio.Event()
-        self.ended = False
-        self.task: asyncio.Task[None] | None = None
-        self._breaker = breaker
-        self._leased = patience_s >= LEASED_WAIT_S
-        self._timer = asyncio.get_running_loop().call_later(patience_s, self._look_again)
-
-    def end(self) -> None:
-        self.ended = True
-        self._timer.cancel()
-        self.settled.set()
-
-    def _look_again(self, turns: int = 2) -> None:
-        """Late; but a loop that was busy itself must not blame the store, so read the sockets first."""
-        if self.ended:
-            return
-        if turns:
-            asyncio.get_running_loop().call_later(0.001, self._look_again, turns - 1)
-            return
-        self._breaker.failed(slow=self._leased)
-        self.settled.set()
-
-
 class Gate:
-    """One tenant's tokens in this router. Times are seconds of the monotonic clock."""
+    """One bucket's tokens in this router. Times are seconds of the monotonic clock."""
 
     __slots__ = (
         "_asked",
         "_back",
-        "_call",
         "_denied_until",
         "_last_fold",
         "_leases",
         "_local_tat",
         "_low",
         "_mine",
-        "_net", "_outage", "_owed",
+        "_net",
+        "_outage",
+        "_owed",
         "_rate",
+        "_room",
         "_share_mine",
-        "_state",
-        "_waiting",
-        "limits",
+        "bucket",
+        "call",
         "policy",
         "share",
-    )  # fmt: skip
+        "state",
+        "waiting",
+    )
 
-    def __init__(self, limits: TenantLimits, state: StoreState) -> None:
-        self._state = state
+    def __init__(self, bucket: Bucket, state: StoreState) -> None:
+        self.state = state
+        self.call: Call | None = None
+        self.waiting = 0
         self._leases: deque[Lease] = deque()
-        self._call: Call | None = None
-        self._denied_until = 0.0
-        self._waiting = 0
         self._back = 0
         self._asked = 0
         self._rate = 0.0
@@ -153,14 +86,14 @@ class Gate:
         self._owed = 0
         self._outage = Outage()
         self.share = 1 / max(1, state.routers)
-        self.update(limits)
+        self.update(bucket)
 
-    def update(self, limits: TenantLimits) -> None:
-        """Take changed limits at once; tokens held stay valid to the end of their lease."""
-        self.limits = limits
+    def update(self, bucket: Bucket) -> None:
+        """Take a changed limit at once; tokens held stay valid to the end of their lease."""
+        self.bucket = bucket
         self._denied_until = 0.0
-        window = max(1, math.ceil(limits.burst / limits.requests_per_s)) if limits.requests_per_s > 0 else 1
-        self.policy = f'"requests";q={limits.burst};w={window}'.encode()
+        self._room = bucket.burst
+        self.policy = f'ratelimit-policy: {bucket.policy}\r\nratelimit: "{bucket.kind}";r='.encode()
 
     @property
     def tokens(self) -> int:
@@ -168,130 +101,122 @@ class Gate:
         return sum(lease.tokens for lease in self._leases)
 
     @property
+    def remaining(self) -> int:
+        """Requests that would pass at once: tokens held, and those that the store had when it last answered."""
+        found = self._room
+        for lease in self._leases:
+            found += lease.tokens
+        return found
+
+    @property
     def idle(self) -> bool:
         """Nothing to give back and nothing on its way."""
-        return not self._leases and not self._back and self._call is None
+        return not self._leases and not self._back and self.call is None
+
+    def forgettable(self, now: float, unused_s: float) -> bool:
+        """Whether a new gate would do as well: unused for so long, and nothing is known that a new one would not."""
+        unused = now - self._last_fold > unused_s and not self._asked
+        return unused and self.idle and not self.waiting and not self._owed and now >= self._local_tat
 
     def take(self, now: float) -> bool:
-        """Spend one token from memory, if there is one. Counts as one request of the tenant."""
+        """Spend one token from memory, if there is one. Counts as one request; fetches more in time."""
         self._asked += 1
-        return self._spend(now)
-
-    def _spend(self, now: float) -> bool:
         leases = self._leases
         while leases:
             lease = leases[0]
             if lease.tokens > 0 and now < lease.ends:
                 lease.tokens -= 1
-                if lease.tokens <= self._low and self._call is None and len(leases) == 1:
-                    self._prefetch(now)
+                if lease.tokens <= self._low and self.call is None and len(leases) == 1:
+                    prefetch((self,), now)
                 return True
             self._back += lease.tokens
             leases.popleft()
         return False
 
-    async def admit(self, now: float) -> Denied | None:
-        """Let a request pass that found no token in memory, or say when to come back."""
-        if now < self._denied_until:
-            return Denied("rate", self._denied_until - now)
-        if self.limits.requests_per_s <= 0:
-            return Denied("rate", 60.0)
-        self._waiting += 1
-        try:
-            while not self._state.breaker.opened:
-                call = self._call or self._fetch(now)
-                await call.settled.wait()
-                if not call.ended:
-                    break
-                now = time.monotonic()
-                if self._spend(now):
-                    return None
-                if now < self._denied_until:
-                    return Denied("rate", self._denied_until - now)
-        finally:
-            self._waiting -= 1
-        return self._without_store(time.monotonic())
+    def count(self) -> None:
+        """A request asks. (`take` counts by itself.)"""
+        self._asked += 1
 
-    def _without_store(self, now: float) -> Denied | None:
-        """Decide alone, at the learned share of the limit or as `on_store_loss` says."""
-        limits = self.limits
-        if limits.on_store_loss == "open":
-            return None
-        if limits.on_store_loss == "closed":
-            return Denied("store", 1.0)
-        rate = limits.requests_per_s * self.share
-        burst = gcra.local_burst(rate, limits.burst * self.share)
+    def holds(self, now: float) -> bool:
+        """Whether a token is in memory."""
+        leases = self._leases
+        while leases:
+            if leases[0].tokens > 0 and now < leases[0].ends:
+                return True
+            self._back += leases.popleft().tokens
+        return False
+
+    def spend(self) -> None:
+        """Spend a token that it `holds`."""
+        self._leases[0].tokens -= 1
+
+    def is_low(self, times: int = 1) -> bool:
+        """Whether more should be fetched: a quarter of a lease is left (`times` 2: half of it)."""
+        return self.call is None and len(self._leases) == 1 and self._leases[0].tokens <= self._low * times
+
+    def denies(self, now: float) -> Denied | None:
+        """Whether the store said so a moment ago, or the limit is zero."""
+        if now < self._denied_until:
+            return Denied("rate", self._denied_until - now, self.bucket)
+        return Denied("rate", 60.0, self.bucket) if self.bucket.rate <= 0 else None
+
+    def alone(self, now: float) -> gcra.Taken | Denied:
+        """Decide without the store, at the learned share of the limit."""
+        rate, burst = self._local()
         taken = gcra.take(self._local_tat, now, rate=rate, burst=burst)
-        if isinstance(taken, gcra.Refused):
-            return Denied("rate", taken.retry_after_s)
+        return Denied("rate", taken.retry_after_s, self.bucket) if isinstance(taken, gcra.Refused) else taken
+
+    def spend_alone(self, taken: gcra.Taken, now: float) -> None:
+        """Let one pass that `alone` found to fit."""
         self._local_tat = taken.tat
-        if self._state.breaker.opened:
-            self._outage.spend(now, 1 / self.share, limits)
+        rate, burst = self._local()
+        self._room = max(0, int(burst - (taken.tat - now) * rate))
+        if self.state.breaker.opened:
+            self._outage.spend(now, 1 / self.share, self.bucket)
         else:
             self._owed += 1
-        return None
 
-    def _chunk(self, now: float) -> int:
+    def _local(self) -> tuple[float, float]:
+        rate = self.bucket.rate * self.share
+        return rate, gcra.local_burst(rate, self.bucket.burst * self.share)
+
+    def chunk(self, now: float) -> int:
+        """Tokens to fetch at once, by how often was asked lately."""
         elapsed = now - self._last_fold
         if elapsed >= 0.01:
             weight = 1 - math.exp(-elapsed / _RATE_MEMORY_S)
             self._rate += (self._asked / elapsed - self._rate) * weight
             self._asked = 0
             self._last_fold = now
-        return gcra.chunk(self._rate, self.limits.burst, self._state.routers)
+        chunk = gcra.chunk(self._rate, self.bucket.burst, self.state.routers)
+        self._low = chunk // 4 if chunk >= gcra.LEAST_LEASE else -1
+        return chunk
 
-    def _prefetch(self, now: float) -> None:
-        if now >= self._denied_until and not self._state.breaker.opened:
-            self._fetch(now)
-
-    def _fetch(self, now: float) -> Call:
-        chunk = self._chunk(now)
-        leased = chunk >= gcra.LEAST_LEASE
-        self._low = chunk // 4 if leased else -1
-        return self._ask(now, max(self._waiting, chunk), LEASED_WAIT_S if leased else DIRECT_WAIT_S)
-
-    def _ask(self, now: float, want: int, patience_s: float) -> Call:
-        self._call = Call(self._state.breaker, patience_s)
-        self._call.task = asyncio.create_task(self._lease(self._call, now, want), name="limit-lease")
-        return self._call
-
-    def give_back(self, now: float) -> None:
-        """Return what expired; called ten times a second."""
+    def expire(self, now: float) -> bool:
+        """Whether something is to be given back, and no call is under way that could."""
         while self._leases and now >= self._leases[0].ends:
             self._back += self._leases.popleft().tokens
-        if self._back and self._call is None and not self._state.breaker.opened:
-            self._ask(now, 0, LEASED_WAIT_S)
+        return self._back > 0 and self.call is None
 
-    async def _lease(self, call: Call, asked_at: float, want: int) -> None:
-        limits, back, self._back = self.limits, self._back, 0
-        try:
-            granted = await self._state.store.lease(
-                limits.tenant, rate=limits.requests_per_s, burst=limits.burst, want=want, give_back=back,
-                in_use=self._outage.in_use(asked_at, limits),
-            )  # fmt: skip
-        except STORE_ERRORS as error:
-            self._state.breaker.failed()
-            log.debug("lease failed", tenant=limits.tenant, error=str(error))
-        else:
-            self._state.breaker.succeeded()
-            self._received(granted, asked_at, want, back)
-        finally:
-            self._call = None
-            call.end()
+    def ask(self, want: int, now: float) -> Ask:
+        """What to ask the store, which is given back what is unused."""
+        back, self._back = self._back, 0
+        return Ask(self.bucket, want, back, self._outage.in_use(now, self.bucket))
 
-    def _received(self, granted: Granted, asked_at: float, want: int, back: int) -> None:
+    def received(self, ask: Ask, granted: Granted, asked_at: float) -> None:
+        """The store's answer."""
         now = time.monotonic()
         self._outage.over(now, granted.in_use)
+        self._room = max(0, int(self.bucket.burst - granted.in_use))
         if granted.tokens:
             paid = min(self._owed, granted.tokens)
             self._owed -= paid
             self._leases.append(Lease(tokens=granted.tokens - paid, ends=asked_at + LEASE_S))
-            rate = self.limits.requests_per_s * self.share
-            burst = gcra.local_burst(rate, self.limits.burst * self.share)
+            rate, burst = self._local()
             self._local_tat = gcra.charged(self._local_tat, now, granted.tokens, rate=rate, burst=burst)
-        elif want:
+        elif ask.want and granted.retry_after_s:
             self._denied_until = now + max(granted.retry_after_s, random.uniform(0.025, 0.05))  # noqa: S311 - jitter
-        self._learn_share(granted.net, granted.tokens - back)
+        self._learn_share(granted.net, granted.tokens - ask.give_back)
 
     def _learn_share(self, net: int, mine: int) -> None:
         """Follow which part of all tokens granted came here."""
@@ -302,5 +227,57 @@ class Gate:
         total = net - self._net
         if total >= 10:
             part = min(1.0, max(0.0, (self._mine - self._share_mine) / total))
-            self.share = max(_LEAST_SHARE / max(1, self._state.routers), self.share + 0.3 * (part - self.share))
+            self.share = max(_LEAST_SHARE / max(1, self.state.routers), self.share + 0.3 * (part - self.share))
             self._net, self._share_mine = net, self._mine
+
+
+def fetch(gates: Sequence[Gate], now: float, *, together: bool = False) -> Call:
+    """Ask the store, at once, for the next tokens of gates of one tenant that have no call under way.
+
+    Args:
+        together: a request needs one of each, and none is taken unless all are there.
+    """
+    chunks = [gate.chunk(now) for gate in gates]
+    wants = [(gate, max(gate.waiting, chunk)) for gate, chunk in zip(gates, chunks, strict=True)]
+    leased = max(chunks) >= gcra.LEAST_LEASE
+    return _ask(wants, now, LEASED_WAIT_S if leased else DIRECT_WAIT_S, together=together)
+
+
+def prefetch(gates: Sequence[Gate], now: float) -> None:
+    """Fetch in the background, each for itself."""
+    asked = [gate for gate in gates if gate.denies(now) is None]
+    if asked and not asked[0].state.breaker.opened:
+        fetch(asked, now)
+
+
+def give_back(gates: Iterable[Gate], now: float) -> None:
+    """Return what expired, of gates of one tenant; called ten times a second."""
+    due = [(gate, 0) for gate in gates if gate.expire(now)]
+    if due and not due[0][0].state.breaker.opened:
+        _ask(due, now, LEASED_WAIT_S, together=False)
+
+
+def _ask(wants: Sequence[tuple[Gate, int]], now: float, patience_s: float, *, together: bool) -> Call:
+    call = Call(wants[0][0].state.breaker, patience_s)
+    for gate, _ in wants:
+        gate.call = call
+    call.task = asyncio.create_task(_lease(call, wants, now, together=together), name="limit-lease")
+    return call
+
+
+async def _lease(call: Call, wants: Sequence[tuple[Gate, int]], asked_at: float, *, together: bool) -> None:
+    state, tenant = wants[0][0].state, wants[0][0].bucket.tenant
+    asks = [gate.ask(want, asked_at) for gate, want in wants]
+    try:
+        answers = await state.store.lease(tenant, asks, together=together)
+    except STORE_ERRORS as error:
+        state.breaker.failed()
+        log.debug("lease failed", tenant=tenant, error=str(error))
+    else:
+        state.breaker.succeeded()
+        for (gate, _), ask, granted in zip(wants, asks, answers, strict=True):
+            gate.received(ask, granted, asked_at)
+    finally:
+        for gate, _ in wants:
+            gate.call = None
+        call.end()

@@ -1,12 +1,15 @@
 """The limit store: two scripts on Redis, on Redis' own clock."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from moorage_router.limits.buckets import Bucket
 
 ROUTERS_KEY = "moorage:routers"
 STORE_ERRORS: tuple[type[Exception], ...] = (RedisError, OSError, asyncio.TimeoutError)
@@ -15,10 +18,25 @@ _SOCKET_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """Answer to a lease.
+class Ask:
+    """Of one bucket: tokens wanted, and unused ones given back.
 
     Attributes:
+        in_use: at least so many tokens of the burst are gone, whatever the store remembers.
+    """
+
+    bucket: Bucket
+    want: int
+    give_back: int = 0
+    in_use: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Answer of one bucket.
+
+    Attributes:
+        retry_after_s: when it has another token; 0 unless it had too few.
         net: all tokens ever granted from the bucket less those given back.
         in_use: tokens of the burst that are not there right now.
     """
@@ -29,8 +47,9 @@ class Granted:
     in_use: float
 
 
-def limit_key(tenant: str) -> str:
-    return f"moorage:limit:{tenant}:requests"
+def limit_key(tenant: str, bucket: Bucket) -> str:
+    """Where a bucket lies. All of a tenant's lie in one slot of a Redis Cluster, since they are asked together."""
+    return f"moorage:limit:{{{tenant}}}:{bucket.kind}:{bucket.name}"
 
 
 class LimitStore:
@@ -44,18 +63,18 @@ class LimitStore:
         self._lease: Any = self._redis.register_script(here.joinpath("lease.lua").read_text())
         self._heartbeat: Any = self._redis.register_script(here.joinpath("heartbeat.lua").read_text())
 
-    async def lease(
-        self, tenant: str, *, rate: float, burst: int, want: int, give_back: int, in_use: float = 0.0
-    ) -> Granted:
-        """Take up to `want` tokens of the tenant's bucket and give `give_back` unused ones back.
+    async def lease(self, tenant: str, asks: Sequence[Ask], *, together: bool = False) -> list[Granted]:
+        """Take and give back tokens of buckets of one tenant at one moment.
 
         Args:
-            in_use: at least so many tokens of the burst are gone, whatever the store remembers.
+            together: grant nothing unless there is one of each bucket that is wanted from.
         """
-        tokens, retry_after_us, net, level = await self._lease(
-            keys=[limit_key(tenant)], args=[rate, burst, want, give_back, in_use]
-        )
-        return Granted(int(tokens), int(retry_after_us) / 1e6, int(net), float(level))
+        numbers: list[float] = [int(together)]
+        for ask in asks:
+            numbers += ask.bucket.rate, ask.bucket.burst, ask.want, ask.give_back, ask.in_use
+        said = await self._lease(keys=[limit_key(tenant, ask.bucket) for ask in asks], args=numbers)
+        fours = (said[at : at + 4] for at in range(0, len(said), 4))
+        return [Granted(int(tokens), int(again) / 1e6, int(net), float(level)) for tokens, again, net, level in fours]
 
     async def heartbeat(self, router: str) -> int:
         """Note that this router lives; how many do."""

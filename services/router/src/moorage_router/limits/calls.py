@@ -1,0 +1,51 @@
+"""One question to the store, and how long those who need its answer wait."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from moorage_router.limits.breaker import Breaker
+from moorage_router.limits.store import LimitStore
+
+LEASED_WAIT_S = 0.020
+DIRECT_WAIT_S = 0.005
+
+
+@dataclass(slots=True)
+class StoreState:
+    """What all gates share: the store, its breaker, and how many routers there are."""
+
+    store: LimitStore
+    breaker: Breaker = field(default_factory=Breaker)
+    routers: int = 1
+
+
+class Call:
+    """One question to the store. `settled` is set when it has ended, or has taken longer than is waited for.
+
+    A late call goes on: what it brings is spent by later requests.
+    """
+
+    __slots__ = ("_breaker", "_leased", "_timer", "ended", "settled", "task")
+
+    def __init__(self, breaker: Breaker, patience_s: float) -> None:
+        self.settled = asyncio.Event()
+        self.ended = False
+        self.task: asyncio.Task[None] | None = None
+        self._breaker = breaker
+        self._leased = patience_s >= LEASED_WAIT_S
+        self._timer = asyncio.get_running_loop().call_later(patience_s, self._look_again)
+
+    def end(self) -> None:
+        self.ended = True
+        self._timer.cancel()
+        self.settled.set()
+
+    def _look_again(self, turns: int = 2) -> None:
+        """Late; but a loop that was busy itself must not blame the store, so read the sockets first."""
+        if self.ended:
+            return
+        if turns:
+            asyncio.get_running_loop().call_later(0.001, self._look_again, turns - 1)
+            return
+        self._breaker.failed(slow=self._leased)
+        self.settled.set()

@@ -1,0 +1,32 @@
+"""What was admitted while the store was away, to be told when it is back."""
+
+from moorage_router.limits.buckets import Bucket
+
+
+class Outage:
+    """How much of the burst would be in use had the store seen what was admitted without it.
+
+    So an outage does not hand out a fresh burst at its end.
+    """
+
+    __slots__ = ("_at", "_level", "_spent")
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._at = 0.0
+        self._spent = False
+
+    def spend(self, now: float, tokens: float, bucket: Bucket) -> None:
+        """`tokens` were admitted, here and, by this router's share, elsewhere."""
+        left = max(0.0, self._level - (now - self._at) * bucket.rate)
+        self._level, self._at, self._spent = min(left + tokens, bucket.burst), now, True
+
+    def in_use(self, now: float, bucket: Bucket) -> float:
+        """Tokens to tell the store; 0 without an outage since the last answer."""
+        if not self._spent:
+            return 0.0
+        return max(0.0, self._level - (now - self._at) * bucket.rate)
+
+    def over(self, now: float, in_use: float) -> None:
+        """The store answered, and knows."""
+        self._level, self._at, self._spent = in_use, now, False
