@@ -21,6 +21,9 @@ EXPECTED_RULES = {
     "GET /v1/whoami": "any key",
     "POST /v1/keys": "keys:admin",
     "GET /v1/keys": "keys:admin",
+    "GET /v1/keys/{kid}": "keys:admin",
+    "PATCH /v1/keys/{kid}": "keys:admin",
+    "POST /v1/keys/{kid}/rotate": "keys:admin",
     "DELETE /v1/keys/{kid}": "keys:admin",
     "PUT /v1/artifacts/{digest}": "models:write",
     "HEAD /v1/artifacts/{digest}": "models:write",
@@ -142,6 +145,9 @@ async def test_another_tenants_things_are_not_found_on_every_route(platform: Pla
 
     routes = [
         ("GET", f"/v1/tenants/{demo.tenant}", None),
+        ("GET", f"/v1/keys/{kid}", None),
+        ("PATCH", f"/v1/keys/{kid}", {"name": "mine"}),
+        ("POST", f"/v1/keys/{kid}/rotate", {}),
         ("DELETE", f"/v1/keys/{kid}", None),
         ("HEAD", f"/v1/artifacts/{digest}", None),
         ("GET", "/v1/models/digits", None),

@@ -99,6 +99,7 @@ def _server(app: Any, host: str, port: int, **options: Any) -> _Server:
         access_log=False,
         timeout_graceful_shutdown=10,
         server_header=False,
+        proxy_headers=False,  # whose word on a caller's address is taken, trusted_proxies says
         **options,
     )
     return _Server(config)

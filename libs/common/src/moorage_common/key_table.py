@@ -15,6 +15,7 @@ from moorage_common.contracts.keys import KeyRecord, TenantLimits
 from moorage_common.contracts.names import TenantId
 from moorage_common.contracts.versioned import Versioned
 from moorage_common.errors import Forbidden, Unauthenticated
+from moorage_common.networks import Networks
 
 log = structlog.get_logger()
 
@@ -35,15 +36,22 @@ class KeyTable:
     _records: dict[str, KeyRecord] = field(default_factory=dict, repr=False)
     _limits: dict[str, TenantLimits] = field(default_factory=dict, repr=False)
     _verified: dict[bytes, KeyRecord] = field(default_factory=dict, repr=False)
+    _networks: dict[str, Networks] = field(default_factory=dict, repr=False)
 
     def on_key(self, kid: str, entry: Versioned) -> None:
         """Take an accepted entry of the `keys` bucket. An unreadable one removes the key: it fails closed."""
         self._records.pop(kid, None)
-        if entry.value is not None:
-            try:
-                self._records[kid] = KeyRecord.model_validate(entry.value)
-            except ValidationError as error:
-                log.warning("unreadable key record, key refused", kid=kid, errors=error.error_count())
+        self._networks.pop(kid, None)
+        if entry.value is None:
+            return
+        try:
+            record = KeyRecord.model_validate(entry.value)
+            if record.cidrs:
+                self._networks[kid] = Networks(record.cidrs)
+        except ValueError as error:
+            log.warning("unreadable key record, key refused", kid=kid, error=type(error).__name__)
+        else:
+            self._records[kid] = record
 
     def on_limits(self, tenant: str, entry: Versioned) -> None:
         """Take an accepted entry of the `limits` bucket. An unreadable one leaves the limits held before."""
@@ -60,25 +68,25 @@ class KeyTable:
         found = self._limits.get(tenant)
         return found if found is not None else TenantLimits(tenant=tenant)
 
-    def check(self, text: str, now: float) -> KeyRecord:
-        """The record of the key `text` (`mrg_...`) at `now` (seconds since 1970).
+    def check(self, text: str, now: float, address: str = "") -> KeyRecord:
+        """The record of the key `text` (`mrg_...`) at `now` (seconds since 1970), sent from `address`.
 
         Raises:
             Unauthenticated: malformed, unknown, wrong secret, revoked, expired or not yet valid.
-            Forbidden: the tenant is suspended.
+            Forbidden: the tenant is suspended, or the key is for other networks than the one of `address`.
         """
         mark = hashlib.blake2b(text.encode(), digest_size=16).digest()
         record = self._verified.get(mark)
         if record is None or not self.holds(record):
             record = self._verify(text, mark)
-        self.admit(record, now)
+        self.admit(record, now, address)
         return record
 
     def holds(self, record: KeyRecord) -> bool:
         """Whether a record that `check` returned is still the one of its key."""
         return self._records.get(record.kid) is record
 
-    def admit(self, record: KeyRecord, now: float) -> None:
+    def admit(self, record: KeyRecord, now: float, address: str = "") -> None:
         """What can change about a record held, with the same errors as `check`."""
         if record.revoked:
             raise Unauthenticated("this API key has been revoked; use another one", code="key_revoked")
@@ -86,6 +94,8 @@ class KeyTable:
             raise Unauthenticated("this API key has expired; create a new one", code="key_expired")
         if now < record.not_before:
             raise Unauthenticated("this API key is not valid yet", code="key_not_yet_valid")
+        if record.cidrs and not self._networks[record.kid].hold(address):
+            raise not_from_here(address)
         limits = self._limits.get(record.tenant)
         if limits is not None and limits.status == "suspended":
             raise Forbidden("this tenant is suspended; ask the platform's operator", code="tenant_suspended")
@@ -110,6 +120,13 @@ def require_scope(record: KeyRecord, scope: str, model: str | None = None) -> No
         needed = scope if model is None else f"{scope}:{model}"
         message = f"this API key lacks the scope {needed}; use a key that has it"
         raise Forbidden(message, code="scope_missing")
+
+
+def not_from_here(address: str) -> Forbidden:
+    """The refusal of a key that is for other networks than the caller's."""
+    place = f"from {address}" if address else "from here"
+    message = f"this API key may not be used {place}; call from one of its networks, or have them changed"
+    return Forbidden(message, code="key_network")
 
 
 def bearer(authorization: str | None) -> str:

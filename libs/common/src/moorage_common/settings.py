@@ -5,6 +5,12 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+TRUSTED_PROXIES = (
+    "Networks of the proxies before this service, whose X-Forwarded-For is believed when a key is bound to networks. "
+    "A JSON list."
+)
+"""Description of the setting `trusted_proxies`."""
+
 
 class ServiceSettings(BaseSettings):
     """The parent of each service's Settings."""

@@ -1,6 +1,8 @@
 """The one place where it is decided who may ask for what. A route without a rule is refused when the app is made."""
 
+import hmac
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
@@ -9,6 +11,7 @@ from fastapi.routing import APIRoute, APIRouter
 
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import Forbidden, Unauthenticated
+from moorage_common.secrets import internal_token
 from moorage_registry.deps import Registry, RegistryDep
 from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import Principal, authenticate
@@ -19,12 +22,22 @@ ANY_KEY = "any key"
 """The rule of routes that every good key may use, for its own tenant's things."""
 SIGNED_URL = "signed URL"
 """The rule of routes that take a signature in place of a key."""
+ANYONE = "anyone"
+"""The rule of routes that need no key: they tell nothing of any tenant, and are bounded."""
+INTERNAL = "internal token"
+"""The rule of routes for Moorage's own processes."""
 
 _RULE = "moorage_rule"
 
 
-async def bearer(registry: Registry, authorization: str | None, acting_for: str | None) -> Principal:
-    """Who asks. An operator may name the tenant to act for.
+def caller_of(registry: Registry, request: Request) -> str:
+    """The address that a request came from; "" where that is not known."""
+    peer = request.client.host if request.client is not None else ""
+    return registry.proxies.caller(peer, ",".join(request.headers.getlist("x-forwarded-for")) or None)
+
+
+async def bearer(registry: Registry, authorization: str | None, acting_for: str | None, address: str = "") -> Principal:
+    """Who asks, from `address`. An operator may name the tenant to act for.
 
     Raises Unauthenticated, Forbidden; NotFound when an operator names a tenant that there is none of.
     """
@@ -33,14 +46,14 @@ async def bearer(registry: Registry, authorization: str | None, acting_for: str 
         message = "send an API key as 'Authorization: Bearer mrg_...'"
         raise Unauthenticated(message, code="key_missing")
     async with registry.db.read() as session:
-        principal = await authenticate(session, registry.pepper, key.strip(), registry.clock())
+        principal = await authenticate(session, registry.pepper, key.strip(), registry.clock(), address)
         if acting_for is None or acting_for == principal.tenant:
             return principal
         if not principal.is_admin:
             message = f"only a {ADMIN} key may act for another tenant; leave out the header Moorage-Tenant"
             raise Forbidden(message, code="foreign_tenant")
         await existing(TenantRepository(session), TenantId(acting_for))
-    return Principal(TenantId(acting_for), principal.kid, principal.scopes)
+    return replace(principal, tenant=TenantId(acting_for))
 
 
 def require(scope: str) -> Any:
@@ -48,10 +61,11 @@ def require(scope: str) -> Any:
 
     async def principal(
         registry: RegistryDep,
+        request: Request,
         authorization: Annotated[str | None, Header()] = None,
         moorage_tenant: Annotated[str | None, Header()] = None,
     ) -> Principal:
-        found = await bearer(registry, authorization, moorage_tenant)
+        found = await bearer(registry, authorization, moorage_tenant, caller_of(registry, request))
         if scope != ANY_KEY and not found.may(scope):
             message = f"this needs a key with the scope {scope}; yours has {', '.join(found.scopes)}"
             raise Forbidden(message, code="scope_missing")
@@ -68,6 +82,26 @@ def signed_url() -> Any:
         registry.urls.check(path["tenant"], path["digest"], expires, signature, registry.clock())
 
     return Depends(_ruled(check, SIGNED_URL))
+
+
+def anyone() -> Any:
+    """A dependency that passes every caller and yields the address of each."""
+
+    def address(registry: RegistryDep, request: Request) -> str:
+        return caller_of(registry, request)
+
+    return Depends(_ruled(address, ANYONE))
+
+
+def internal() -> Any:
+    """A dependency that passes only Moorage's own processes, which hold the internal token."""
+
+    def check(registry: RegistryDep, authorization: Annotated[str | None, Header()] = None) -> None:
+        expected = f"Bearer {internal_token(registry.pepper)}"
+        if not hmac.compare_digest((authorization or "").encode(), expected.encode()):
+            raise Unauthenticated("this is for Moorage's own processes", code="internal_only")
+
+    return Depends(_ruled(check, INTERNAL))
 
 
 def _ruled(dependency: Callable[..., Any], rule: str) -> Callable[..., Any]:

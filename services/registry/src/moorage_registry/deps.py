@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from moorage_common.bus import Bus
 from moorage_common.clock import Clock, wall_clock
 from moorage_common.db import Database
+from moorage_common.networks import Proxies
 from moorage_common.outbox import Relay
 from moorage_registry import migrations
 from moorage_registry.catalog.blobs import BlobStore
@@ -67,6 +68,8 @@ class Registry:
     replays: Replays
     commits: Commits
     metrics: Metrics
+    publisher: Publisher
+    proxies: Proxies
 
     @property
     def pepper(self) -> str:
@@ -127,7 +130,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             settings=settings, clock=clock, db=db, works=works, urls=urls, features=features, status=status,
             blobs=BlobStore(settings.artifact_dir, settings.max_artifact_bytes), router_series=RouterSeries(bus, loads),
             loads=loads, schedulers=Schedulers(bus, settings.cluster), rollouts=rollouts, replays=Replays(db),
-            commits=commits, metrics=metrics,
+            commits=commits, metrics=metrics, publisher=publisher, proxies=Proxies(settings.trusted_proxies),
         )  # fmt: skip
         await _bootstrap(registry)
         await bus.start()

@@ -36,6 +36,7 @@ from moorage_registry.clusters.service import intent_of
 from moorage_registry.clusters.tables import ClusterRow
 from moorage_registry.deployments.states import ModelStates
 from moorage_registry.deployments.views import ModelState, desired_of, route_of
+from moorage_registry.keys.principals import rate_of
 from moorage_registry.keys.repository import KeyRepository
 from moorage_registry.keys.tables import KeyRow
 from moorage_registry.tenants.repository import TenantRepository
@@ -62,6 +63,9 @@ def key_record(row: KeyRow, epoch: int) -> Versioned:
         not_before=row.not_before,
         expires_at=row.expires_at,
         revoked=row.revoked_at is not None,
+        subject=row.subject,
+        cidrs=row.cidrs,
+        rate=rate_of(row),
     )
     return _versioned(epoch, row.version, record)
 

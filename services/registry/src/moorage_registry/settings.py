@@ -5,7 +5,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from moorage_common.contracts.names import Name
-from moorage_common.settings import ServiceSettings
+from moorage_common.networks import Cidr
+from moorage_common.settings import TRUSTED_PROXIES, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -24,6 +25,7 @@ class Settings(ServiceSettings):
     public_url: str = Field(description="Base URL that replica hosts and people reach this registry by.")
     router_url: str = Field(default="", description="Base URL of the router, named in a deployment's status.")
     feature_proxy_url: str = Field(default="", description="Base URL of the feature-proxy; empty where there is none.")
+    trusted_proxies: list[Cidr] = Field(default=[], description=TRUSTED_PROXIES)
     cluster: Name = Field(default="default", description="Cluster that deployments are placed in.")
     feedback_outputs: int = Field(
         default=1_000_000, ge=1, description="Answers kept a tenant to hold labels against; the oldest go first."

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 
-from moorage_registry.access import bearer, require
+from moorage_registry.access import bearer, caller_of, require
 from moorage_registry.deps import RegistryDep
 from moorage_registry.events.service import EventStream
 from moorage_registry.keys.service import Principal
@@ -17,12 +17,14 @@ router = APIRouter(prefix="/events")
 async def follow_events(
     principal: Annotated[Principal, require("events:read")],
     registry: RegistryDep,
-    authorization: Annotated[str | None, Header()] = None,
+    request: Request,
     last_event_id: Annotated[str | None, Header()] = None,
     follow: bool = True,
 ) -> StreamingResponse:
+    address, authorization = caller_of(registry, request), request.headers.get("authorization")
+
     async def still_allowed() -> None:
-        await bearer(registry, authorization, principal.tenant)
+        await bearer(registry, authorization, principal.tenant, address)
 
     stream = EventStream(registry.db, registry.commits, principal.tenant, still_allowed)
     cursor = await stream.start(last_event_id)

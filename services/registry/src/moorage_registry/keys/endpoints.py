@@ -6,9 +6,9 @@ from fastapi import APIRouter
 
 from moorage_registry.access import ANY_KEY, require
 from moorage_registry.deps import RegistryDep
-from moorage_registry.keys.models import CreatedKey, KeyList, NewKey, WhoAmI
+from moorage_registry.keys.models import CreatedKey, KeyChange, KeyInfo, KeyList, NewKey, Rotation, WhoAmI
 from moorage_registry.keys.repository import KeyRepository
-from moorage_registry.keys.service import KeyService, Principal, info
+from moorage_registry.keys.service import KeyService, Principal, info, no_key
 
 router = APIRouter()
 
@@ -30,6 +30,27 @@ async def create_key(body: NewKey, principal: KeysAdmin, registry: RegistryDep) 
 async def list_keys(principal: KeysAdmin, registry: RegistryDep) -> KeyList:
     async with registry.db.read() as session:
         return KeyList(keys=[info(row) for row in await KeyRepository(session).all(principal.tenant)])
+
+
+@router.get("/keys/{kid}")
+async def get_key(kid: str, principal: KeysAdmin, registry: RegistryDep) -> KeyInfo:
+    async with registry.db.read() as session:
+        row = await KeyRepository(session).get(principal.tenant, kid)
+    if row is None:
+        raise no_key(kid)
+    return info(row)
+
+
+@router.patch("/keys/{kid}")
+async def change_key(kid: str, body: KeyChange, principal: KeysAdmin, registry: RegistryDep) -> KeyInfo:
+    async with registry.work(principal) as work:
+        return await KeyService(work, registry.pepper).change(principal, kid, body)
+
+
+@router.post("/keys/{kid}/rotate", status_code=201)
+async def rotate_key(kid: str, principal: KeysAdmin, registry: RegistryDep, body: Rotation | None = None) -> CreatedKey:
+    async with registry.work(principal) as work:
+        return await KeyService(work, registry.pepper).rotate(principal, kid, body or Rotation())
 
 
 @router.delete("/keys/{kid}", status_code=204)

@@ -28,6 +28,11 @@ class KeyRepository:
         query = select(KeyRow).where(KeyRow.tenant == tenant).order_by(KeyRow.created_at, KeyRow.kid)
         return (await self._session.scalars(query)).all()
 
+    async def made_by(self, tenant: TenantId, kid: str) -> Sequence[str]:
+        """Kids of the tenant's keys that the key `kid` made and that are not revoked."""
+        query = select(KeyRow.kid).where(KeyRow.tenant == tenant, KeyRow.created_by == kid, KeyRow.revoked_at.is_(None))
+        return (await self._session.scalars(query.order_by(KeyRow.kid))).all()
+
     async def bearer(self, kid: str) -> tuple[KeyRow, str] | None:
         """The key that says who its tenant is, with that tenant's status. The one look-up without a tenant."""
         query = select(KeyRow, TenantRow.status).join(TenantRow, TenantRow.name == KeyRow.tenant)
