@@ -110,7 +110,10 @@ async def test_predictions_of_another_kind_hold_the_rollout_and_alert_before_any
     held = await stage.until("hold")
     found = await demo.ok("GET", f"{PATH}/current/verdicts")
     last = found["verdicts"][-1]
-    assert (last["kind"], last["detail"]["signal"], last["sentence"]) == ("held", "drift", held["reason"])
+    assert (last["kind"], last["detail"]["signal"]) == ("held", "drift")
+    otherwise = "The candidate predicts otherwise: 70 % of its"
+    assert last["sentence"].startswith(otherwise)
+    assert held["reason"].startswith(otherwise), "its numbers go on with what comes"
     assert await stage.kinds() == ["started", "advanced", "held"]
     assert weights(await demo.ok("GET", f"{DEPLOYMENT}/traffic")) == {1: 5000, 2: 5000}
     assert (await demo.ok("POST", f"{PATH}/current/promote"))["state"] == "guarded", "a person may think otherwise"
