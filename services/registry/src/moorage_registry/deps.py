@@ -42,6 +42,7 @@ from moorage_registry.tenants.models import LimitsChange
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.tenants.service import TenantService
 from moorage_registry.usage.consumer import UsageConsumer
+from moorage_registry.usage.reservations import Reservations
 from moorage_registry.work import Touched, Work, Works
 
 log = structlog.get_logger()
@@ -125,6 +126,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         looks = Looks(works, bus, clock, Lease(db, clock), status, loads, SkewGate(features, clock))
         rollouts = Controller(db, looks, publisher.put_route, metrics.rollouts)
         consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
+        reservations = Reservations(db, bus, clock)
         feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
         registry = Registry(
             settings=settings, clock=clock, db=db, works=works, urls=urls, features=features, status=status,
@@ -144,6 +146,8 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             "loads": loads.run,
             "usage": consumer.run,
             "usage-forget": consumer.forget_old,
+            "reservations": reservations.run,
+            "reservations-forget": reservations.forget_old,
             "outbox-gauge": lambda: _measure_outbox(relay, metrics),
         }
         stack.push_async_callback(_close_rollouts, rollouts)

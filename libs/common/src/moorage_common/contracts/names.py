@@ -38,6 +38,9 @@ TENANT_SERIES_SUBJECT = "series.tenant"
 STATS_SUBJECT = "stats.tenant"
 """Request (core NATS): `StatsAsk`; every other router answers with a `StatsAnswer`."""
 
+QUOTA_SUBJECT = "quota.reserve"
+"""Request (core NATS): a `QuotaAsk`; one of the registries answers with a `QuotaGrant`."""
+
 
 def is_name(text: str) -> bool:
     """Whether `text` may name a tenant, model or deployment."""

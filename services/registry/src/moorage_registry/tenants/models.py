@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moorage_common.contracts.keys import GpuShare, TenantLimits
+from moorage_common.contracts.keys import GpuShare, ModelRate, TenantLimits
 from moorage_common.contracts.names import Name
 from moorage_registry.instants import Instant
 
@@ -15,12 +15,44 @@ class GpuShareSpec(GpuShare):
     model_config = ConfigDict(extra="forbid")
 
 
+class ModelRateSpec(ModelRate):
+    """A model's rate as operators write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Name
+
+
+class PlanDefaults(BaseModel):
+    """What tenants of a plan get where an operator gives nothing else."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: float | None = Field(default=None, gt=0, le=1000)
+    requests_per_s: float | None = Field(default=None, gt=0, le=1e9)
+    burst: int | None = Field(default=None, ge=1, le=10**9)
+    max_concurrent: int | None = Field(default=None, ge=1, le=10**6)
+    max_body_bytes: int | None = Field(default=None, ge=1024, le=2**40)
+    requests_per_month: int | None = Field(default=None, ge=0, le=10**15, description="null: no bound.")
+    gpu_milli: int | None = Field(default=None, ge=0, le=10**9)
+    cpu_milli: int | None = Field(default=None, ge=0, le=10**9)
+    mem_mib: int | None = Field(default=None, ge=0, le=10**9)
+    on_store_loss: Literal["local", "closed", "open"] | None = None
+
+
 class LimitsChange(BaseModel):
-    """Body of `PUT /v1/tenants/{tenant}/limits`: what is given is set, the rest stays."""
+    """Body of `PUT /v1/tenants/{tenant}/limits`: what is given is set, the rest stays.
+
+    A plan brings what it sets of the fields that are not given. `requests_per_month` null takes the bound away.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     status: Literal["active", "suspended"] | None = None
+    plan: Name | None = None
+    weight: float | None = Field(default=None, gt=0, le=1000)
+    model_rates: list[ModelRateSpec] | None = Field(default=None, max_length=1000)
+    requests_per_month: int | None = Field(default=None, ge=0, le=10**15)
     requests_per_s: float | None = Field(default=None, gt=0, le=1e9)
     burst: int | None = Field(default=None, ge=1, le=10**9)
     max_concurrent: int | None = Field(default=None, ge=1, le=10**6)
@@ -33,9 +65,13 @@ class LimitsChange(BaseModel):
     on_store_loss: Literal["local", "closed", "open"] | None = None
 
     def given(self) -> dict[str, Any]:
-        """Fields and values; shares whole, so that equal ones compare equal."""
-        whole = {} if self.gpu_shares is None else {"gpu_shares": [share.model_dump() for share in self.gpu_shares]}
-        return {**self.model_dump(exclude_none=True), **whole}
+        """Fields and values; shares and models' rates whole, so that equal ones compare equal."""
+        fields = self.model_dump(exclude_none=True)
+        if self.gpu_shares is not None:
+            fields["gpu_shares"] = [share.model_dump() for share in self.gpu_shares]
+        if "requests_per_month" in self.model_fields_set:
+            fields["requests_per_month"] = self.requests_per_month
+        return fields
 
 
 class NewTenant(BaseModel):

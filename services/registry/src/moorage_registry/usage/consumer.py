@@ -14,6 +14,7 @@ from moorage_common.contracts.usage import UsageChunk
 from moorage_common.db import Database
 from moorage_registry.pulling import Pulling
 from moorage_registry.usage.repository import BootCount, LedgerRepository
+from moorage_registry.usage.reservations import ReservationRepository
 
 log = structlog.get_logger()
 
@@ -25,6 +26,8 @@ _FORGET_EACH_S = 3600.0
 
 _LARGEST = 2**62
 """Far beyond what a router counts in an hour, and room for sums in 64 bits."""
+_LAST_HOUR = 253_402_300_799
+"""The end of the calendar that months are counted by."""
 
 
 def read_chunk(data: bytes) -> UsageChunk:
@@ -35,6 +38,9 @@ def read_chunk(data: bytes) -> UsageChunk:
             if (isinstance(value, int) and not 0 <= value < _LARGEST) or (isinstance(value, str) and "\0" in value):
                 message = f"{name} cannot be stored: {value!r:.40}"
                 raise ValueError(message)
+        if row.hour > _LAST_HOUR:
+            message = f"there is no hour {row.hour}"
+            raise ValueError(message)
     return chunk
 
 
@@ -91,6 +97,7 @@ class UsageConsumer:
             counted = [chunk for chunk in chunks if chunk.chunk_id in new]
             await ledger.add(row for chunk in counted for row in chunk.rows)
             boots = await ledger.count(counted)
+            await ReservationRepository(session).settle(counted)
         for boot in boots:
             if boot.held < boot.expected:
                 log.warning("usage chunks missing so far", router=boot.router, missing=boot.expected - boot.held)

@@ -43,10 +43,21 @@ class UsageSumRow(Base):
     busy_us: Mapped[int]
 
 
+class MonthRow(Base):
+    """Requests of a tenant's calendar month (UTC, `2026-11`) that the ledger holds: what its hours add up to."""
+
+    __tablename__ = "usage_months"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    month: Mapped[str] = mapped_column(primary_key=True)
+    requests: Mapped[int]
+
+
 class ReservationRow(Base):
     """Requests of a tenant's month that one router's boot may admit before the ledger holds them.
 
-    What its chunks bring to the ledger is taken off; what is left of one whose router is gone ends at `expires_at`.
+    `granted` counts all that it ever might, `settled` those that came in with its chunks; the difference is held until
+    `expires_at`. `n` numbers its questions: one that is overtaken by a later one changes nothing.
     """
 
     __tablename__ = "usage_reservations"
@@ -54,5 +65,7 @@ class ReservationRow(Base):
     tenant: Mapped[str] = mapped_column(primary_key=True)
     month: Mapped[str] = mapped_column(primary_key=True)
     owner: Mapped[str] = mapped_column(primary_key=True)
-    reserved: Mapped[int]
+    n: Mapped[int]
+    granted: Mapped[int]
+    settled: Mapped[int]
     expires_at: Mapped[float]
