@@ -16,6 +16,7 @@ from moorage_registry.testing import Caller, Platform
 EXPECTED_RULES = {
     "POST /v1/tenants": "platform:admin",
     "GET /v1/tenants": "platform:admin",
+    "GET /v1/limits": "any key",
     "GET /v1/tenants/{tenant}": "any key",
     "PUT /v1/tenants/{tenant}/limits": "platform:admin",
     "GET /v1/whoami": "any key",

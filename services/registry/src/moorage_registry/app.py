@@ -23,11 +23,13 @@ from moorage_registry.rings.endpoints import router as rings
 from moorage_registry.rollouts.endpoints import router as rollouts
 from moorage_registry.settings import Settings
 from moorage_registry.tenants.endpoints import router as tenants
+from moorage_registry.tenants.limits_endpoints import router as limits
 from moorage_registry.usage.endpoints import router as usage
 
 JSON_MAX_BYTES = 1024 * 1024
 _JSON_ROUTERS: tuple[APIRouter, ...] = (
-    tenants, keys, catalog, deployments, rollouts, feedback, rings, clusters, usage, events, audit, tenant_metrics,
+    tenants, limits, keys, catalog, deployments, rollouts, feedback, rings, clusters, usage, events, audit,
+    tenant_metrics,
 )  # fmt: skip
 
 

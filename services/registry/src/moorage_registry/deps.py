@@ -39,6 +39,7 @@ from moorage_registry.rollouts.replay import Replays
 from moorage_registry.rollouts.skew import SkewGate
 from moorage_registry.settings import Settings
 from moorage_registry.tenants.models import LimitsChange
+from moorage_registry.tenants.plans import begun
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.tenants.service import TenantService
 from moorage_registry.usage.consumer import UsageConsumer
@@ -163,7 +164,7 @@ async def _close_rollouts(rollouts: Controller) -> None:
 async def _bootstrap(registry: Registry) -> None:
     """Have the operators' tenant exist, and the administrator's key where one is given."""
     async with registry.works.begin(PLATFORM, "bootstrap") as work:
-        await TenantService(work).ensure(LimitsChange())
+        await TenantService(work).ensure(begun(LimitsChange(), registry.settings.plans))
         key = registry.settings.bootstrap_admin_key
         if key is not None and key.get_secret_value():
             await KeyService(work, registry.pepper).ensure(key.get_secret_value(), [ADMIN])

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr
 from moorage_common.contracts.names import Name
 from moorage_common.networks import Cidr
 from moorage_common.settings import TRUSTED_PROXIES, ServiceSettings
+from moorage_registry.tenants.models import PlanDefaults
 
 
 class Settings(ServiceSettings):
@@ -32,4 +33,14 @@ class Settings(ServiceSettings):
     )
     bootstrap_admin_key: SecretStr | None = Field(
         default=None, description="Text of a platform:admin key that must exist once the registry has started."
+    )
+    plans: dict[Name, PlanDefaults] = Field(
+        default={
+            "free": PlanDefaults(weight=1),
+            "standard": PlanDefaults(weight=4),
+            "premium": PlanDefaults(weight=16),
+        },
+        description="Plans by name and the limits that each sets: weight, requests_per_s, burst, max_concurrent, "
+        "max_body_bytes, requests_per_month, gpu_milli, cpu_milli, mem_mib, on_store_loss. A new tenant has standard "
+        "unless another is given. A JSON object; it replaces all of them.",
     )

@@ -11,6 +11,7 @@ from moorage_registry.deps import RegistryDep
 from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import Principal
 from moorage_registry.tenants.models import LimitsChange, NewTenant, Tenant, TenantList
+from moorage_registry.tenants.plans import begun, planned
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.tenants.service import TenantService, existing, no_tenant, tenant_of
 
@@ -22,7 +23,7 @@ Operator = Annotated[Principal, require(ADMIN)]
 @router.post("", status_code=201)
 async def create_tenant(body: NewTenant, principal: Operator, registry: RegistryDep) -> Tenant:
     async with registry.works.begin(TenantId(body.name), principal.kid) as work:
-        return await TenantService(work).create(body.limits)
+        return await TenantService(work).create(begun(body.limits, registry.settings.plans))
 
 
 @router.get("")
@@ -42,4 +43,4 @@ async def get_tenant(tenant: str, principal: Annotated[Principal, require(ANY_KE
 @router.put("/{tenant}/limits")
 async def set_limits(tenant: str, body: LimitsChange, principal: Operator, registry: RegistryDep) -> TenantLimits:
     async with registry.works.begin(TenantId(tenant), principal.kid) as work:
-        return await TenantService(work).set_limits(body)
+        return await TenantService(work).set_limits(planned(body, registry.settings.plans))

@@ -67,6 +67,8 @@ class LimitsChange(BaseModel):
     def given(self) -> dict[str, Any]:
         """Fields and values; shares and models' rates whole, so that equal ones compare equal."""
         fields = self.model_dump(exclude_none=True)
+        if self.model_rates is not None:
+            fields["model_rates"] = [rate.model_dump() for rate in self.model_rates]
         if self.gpu_shares is not None:
             fields["gpu_shares"] = [share.model_dump() for share in self.gpu_shares]
         if "requests_per_month" in self.model_fields_set:

@@ -37,6 +37,15 @@ def check_shares(limits: TenantLimits) -> None:
         raise Unprocessable(message, code="gpu_share_over_limit")
 
 
+def check_rates(limits: TenantLimits) -> None:
+    """Raises Unprocessable where a model has several rates."""
+    models = [rate.model for rate in limits.model_rates]
+    twice = sorted({model for model in models if models.count(model) > 1})
+    if twice:
+        message = f"model_rates has several entries for {', '.join(twice)}; give a model one"
+        raise Unprocessable(message, code="model_rate_twice")
+
+
 def no_tenant(name: str) -> NotFound:
     return NotFound(f"there is no tenant {name}", code="tenant_not_found")
 
@@ -48,7 +57,7 @@ class TenantService:
     work: Work
 
     async def create(self, limits: LimitsChange) -> Tenant:
-        """Raises Conflict when the name is taken; Unprocessable as `check_shares` does."""
+        """Raises Conflict when the name is taken; Unprocessable as `check_shares` and `check_rates` do."""
         tenant = await self.ensure(limits)
         if tenant is None:
             message = f"there is a tenant {self.work.tenant} already; choose another name"
@@ -60,6 +69,7 @@ class TenantService:
         name = self.work.tenant
         whole = TenantLimits(tenant=name, **limits.given())
         check_shares(whole)
+        check_rates(whole)
         wanted = whole.model_dump(exclude={"tenant"})
         row = TenantRow(name=name, version=1, created_at=self.work.now, **wanted)
         if not await TenantRepository(self.work.session).add(row):
@@ -69,7 +79,7 @@ class TenantService:
         return tenant_of(row)
 
     async def set_limits(self, change: LimitsChange) -> TenantLimits:
-        """Raises NotFound; Conflict where operators would lock themselves out; Unprocessable as `check_shares` does."""
+        """Raises NotFound; Conflict where operators would lock themselves out; Unprocessable as the checks do."""
         name = self.work.tenant
         row = await TenantRepository(self.work.session).get(name, lock=True)
         if row is None:
@@ -77,7 +87,9 @@ class TenantService:
         if name == PLATFORM and change.status == "suspended":
             raise Conflict("the operators' own tenant cannot be suspended", code="platform_tenant")
         changed = {key: value for key, value in change.given().items() if getattr(row, key) != value}
-        check_shares(TenantLimits.model_validate({**limits_of(row).model_dump(), **changed}))
+        whole = TenantLimits.model_validate({**limits_of(row).model_dump(), **changed})
+        check_shares(whole)
+        check_rates(whole)
         if changed:
             for key, value in changed.items():
                 setattr(row, key, value)

@@ -32,6 +32,7 @@ LIFE_S = 60.0
 """How long a reservation outlives the last question of its router."""
 _QUEUE = "registry-quota"
 _AT_ONCE = 8
+_NO_ANSWER: tuple[type[Exception], ...] = (SQLAlchemyError, *BUS_ERRORS)
 _FORGET_EACH_S = 3600.0
 _KEPT_S = 2 * 86_400.0
 """Rows of a month stay so long after its end, for chunks that come late."""
@@ -182,7 +183,7 @@ class Reservations:
             await asyncio.gather(*self._answering, return_exceptions=True)
 
     async def reserve(self, ask: QuotaAsk) -> QuotaGrant | None:
-        """Grant what is there. None for a question that a later one has overtaken, and where there is no such tenant."""
+        """Grant what is there. None for a question that a later one overtook, and where there is no such tenant."""
         async with self.db.write() as session:
             tenant = await TenantRepository(session).get(TenantId(ask.tenant), lock=True)
             if tenant is None:
@@ -221,5 +222,5 @@ class Reservations:
                 granted = await self.reserve(ask)
             if granted is not None:
                 await message.respond(granted.model_dump_json().encode())
-        except (SQLAlchemyError, *BUS_ERRORS) as error:
+        except _NO_ANSWER as error:
             log.warning("a month's requests not granted", tenant=ask.tenant, error=type(error).__name__)
