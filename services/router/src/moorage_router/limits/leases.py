@@ -61,6 +61,7 @@ class Gate:
         "_rate",
         "_room",
         "_share_mine",
+        "_used_at",
         "bucket",
         "call",
         "policy",
@@ -77,7 +78,7 @@ class Gate:
         self._back = 0
         self._asked = 0
         self._rate = 0.0
-        self._last_fold = time.monotonic()
+        self._last_fold = self._used_at = time.monotonic()
         self._local_tat = 0.0
         self._net: int | None = None
         self._mine = 0
@@ -115,7 +116,8 @@ class Gate:
 
     def forgettable(self, now: float, unused_s: float) -> bool:
         """Whether a new gate would do as well: unused for so long, and nothing is known that a new one would not."""
-        unused = now - self._last_fold > unused_s and not self._asked
+        self._fold(now)
+        unused = now - self._used_at > unused_s
         return unused and self.idle and not self.waiting and not self._owed and now >= self._local_tat
 
     def take(self, now: float) -> bool:
@@ -182,15 +184,21 @@ class Gate:
 
     def chunk(self, now: float) -> int:
         """Tokens to fetch at once, by how often was asked lately."""
-        elapsed = now - self._last_fold
-        if elapsed >= 0.01:
-            weight = 1 - math.exp(-elapsed / _RATE_MEMORY_S)
-            self._rate += (self._asked / elapsed - self._rate) * weight
-            self._asked = 0
-            self._last_fold = now
+        self._fold(now)
         chunk = gcra.chunk(self._rate, self.bucket.burst, self.state.routers)
         self._low = chunk // 4 if chunk >= gcra.LEAST_LEASE else -1
         return chunk
+
+    def _fold(self, now: float) -> None:
+        elapsed = now - self._last_fold
+        if elapsed < 0.01:
+            return
+        if self._asked:
+            self._used_at = now
+        weight = 1 - math.exp(-elapsed / _RATE_MEMORY_S)
+        self._rate += (self._asked / elapsed - self._rate) * weight
+        self._asked = 0
+        self._last_fold = now
 
     def expire(self, now: float) -> bool:
         """Whether something is to be given back, and no call is under way that could."""
