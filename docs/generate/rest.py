@@ -5,6 +5,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from moorage_common.access import ANY_KEY, ANYONE
+from moorage_common.openapi import RULE, document_of
+
 Json = dict[str, Any]
 
 METHODS = ("get", "put", "post", "delete", "head")
@@ -47,7 +50,7 @@ def features_page() -> str:
 
 
 def _page(app: FastAPI) -> str:
-    description = app.openapi()
+    description = document_of(app)
     schemas: Json = description.get("components", {}).get("schemas", {})
     parts = [
         _operation(method, path, item[method], schemas)
@@ -60,6 +63,7 @@ def _page(app: FastAPI) -> str:
 
 def _operation(method: str, path: str, operation: Json, schemas: Json) -> str:
     lines = [f"## {method.upper()} {path}\n", operation.get("description") or f"{operation.get('summary', '')}."]
+    lines.append("\n" + _who(operation[RULE]))
     asked = [p for p in operation.get("parameters", []) if p["in"] == "query"]
     if asked:
         lines.append("\nQuery: " + ", ".join(f"`{p['name']}` ({_type(p['schema'])})" for p in asked) + ".")
@@ -71,6 +75,10 @@ def _operation(method: str, path: str, operation: Json, schemas: Json) -> str:
         if status.startswith("2"):
             lines.append(f"\nAnswers {status}" + (f" with {_fields(schema, schemas)}." if schema else "."))
     return "\n".join(lines) + "\n"
+
+
+def _who(rule: str) -> str:
+    return {ANY_KEY: "For any key.", ANYONE: "For anyone: needs no key."}.get(rule, f"For `{rule}`.")
 
 
 def _fields(schema: Json, schemas: Json) -> str:

@@ -247,7 +247,7 @@ async def test_a_key_needs_the_scope_of_the_model(router: RunningRouter, desired
 async def test_only_post_takes_labels_and_only_at_the_models_path(router: RunningRouter, key: ApiKey) -> None:
     answer = await router.get(PATH, key)
     assert (*refused(answer), answer.headers["allow"]) == (405, "method_not_allowed", "POST")
-    assert refused(await send(router, key, {}, "/v2/models/m/versions/1/feedback")) == (405, "method_not_allowed")
+    assert refused(await send(router, key, {}, "/v2/models/m/versions/1/feedback")) == (404, "path_not_found")
     assert (await send(router, key, {"id": an_id(), "label": 1}, f"/t/demo{PATH}")).status_code == 202
 
 

@@ -2,9 +2,11 @@
 
 import hmac
 from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Depends, Header, Request
 
+from moorage_common.access import ruled
 from moorage_common.clock import Clock
 from moorage_common.contracts.names import TenantId, is_name
 from moorage_common.errors import BadRequest, Forbidden, Unauthenticated, Unavailable
@@ -48,7 +50,15 @@ class Authenticator:
         return TenantId(record.tenant)
 
 
-def tenant_of(request: Request, authenticator: Authenticator, scope: str) -> TenantId:
-    """The tenant of an HTTP request."""
-    headers = request.headers
-    return authenticator.tenant(headers.get("authorization"), headers.get("moorage-tenant"), scope)
+def require(scope: str) -> Any:
+    """A dependency that yields the tenant that the request speaks for, where its key carries `scope`."""
+
+    def tenant(
+        request: Request,
+        authorization: Annotated[str | None, Header()] = None,
+        moorage_tenant: Annotated[str | None, Header()] = None,
+    ) -> TenantId:
+        authenticator: Authenticator = request.app.state.deps.authenticator
+        return authenticator.tenant(authorization, moorage_tenant, scope)
+
+    return Depends(ruled(tenant, scope))

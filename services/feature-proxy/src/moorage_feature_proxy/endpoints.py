@@ -1,16 +1,17 @@
 """The feature-proxy's HTTP."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from moorage_common.contracts.features import FeatureServiceInfo, OnlineRequest
+from moorage_common.contracts.features import FeatureServiceInfo, OnlineRequest, OnlineResponse
 from moorage_common.contracts.model import Contract
+from moorage_common.contracts.names import TenantId
 from moorage_common.errors import MoorageError, NotFound, TooLarge, Unprocessable
-from moorage_feature_proxy.auth import tenant_of
+from moorage_feature_proxy.auth import require
 from moorage_feature_proxy.deps import Deps
 from moorage_feature_proxy.metrics import UNKNOWN_SERVICE
 
@@ -32,35 +33,42 @@ def deps_of(request: Request) -> Deps:
 
 
 Dependencies = Annotated[Deps, Depends(deps_of)]
+Reader = Annotated[TenantId, require("features:read")]
+Writer = Annotated[TenantId, require("features:write")]
 
 
-@router.put("/definitions")
-async def put_definitions(request: Request, deps: Dependencies) -> FeatureServices:
+def _body_of(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Of a body that the endpoint reads itself, bounded."""
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+
+
+@router.put("/definitions", openapi_extra=_body_of("application/octet-stream", {"type": "string", "format": "binary"}))
+async def put_definitions(tenant: Writer, request: Request, deps: Dependencies) -> FeatureServices:
     """Replace the tenant's definitions by a Feast registry (the file that `feast apply` writes)."""
-    tenant = tenant_of(request, deps.authenticator, "features:write")
     found = await deps.uploads.put(tenant, await _body(request, DEFINITIONS_MAX_BYTES))
     return FeatureServices(services=[service.info() for service in found.services.values()])
 
 
 @router.get("/services")
-async def list_services(request: Request, deps: Dependencies) -> FeatureServices:
+async def list_services(tenant: Reader, deps: Dependencies) -> FeatureServices:
     """All feature services of the tenant."""
-    tenant = tenant_of(request, deps.authenticator, "features:read")
     found = await deps.uploads.get(tenant)
     return FeatureServices(services=[service.info() for service in found.services.values()])
 
 
 @router.get("/services/{name}")
-async def get_service(name: str, request: Request, deps: Dependencies) -> FeatureServiceInfo:
+async def get_service(name: str, tenant: Reader, deps: Dependencies) -> FeatureServiceInfo:
     """One feature service, with its fingerprint."""
-    tenant = tenant_of(request, deps.authenticator, "features:read")
     return (await deps.uploads.get(tenant)).service(name).info()
 
 
-@router.post("/online")
-async def online(request: Request, deps: Dependencies) -> Response:
+@router.post(
+    "/online",
+    response_model=OnlineResponse,
+    openapi_extra=_body_of("application/json", OnlineRequest.model_json_schema()),
+)
+async def online(tenant: Reader, request: Request, deps: Dependencies) -> Response:
     """Values of a feature service for rows of entities: `OnlineRequest` in, `OnlineResponse` out."""
-    tenant = tenant_of(request, deps.authenticator, "features:read")
     started = time.perf_counter()
     service, code = UNKNOWN_SERVICE, 500
     try:

@@ -1,14 +1,12 @@
 """The one place where it is decided who may ask for what. A route without a rule is refused when the app is made."""
 
 import hmac
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, APIRouter
 
+from moorage_common.access import ANY_KEY, ANYONE, ruled
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import Forbidden, Unauthenticated
 from moorage_common.secrets import internal_token
@@ -18,16 +16,23 @@ from moorage_registry.keys.service import Principal, authenticate
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.tenants.service import existing
 
-ANY_KEY = "any key"
-"""The rule of routes that every good key may use, for its own tenant's things."""
+__all__ = [
+    "ANYONE",
+    "ANY_KEY",
+    "INTERNAL",
+    "SIGNED_URL",
+    "anyone",
+    "bearer",
+    "caller_of",
+    "internal",
+    "require",
+    "signed_url",
+]
+
 SIGNED_URL = "signed URL"
 """The rule of routes that take a signature in place of a key."""
-ANYONE = "anyone"
-"""The rule of routes that need no key: they tell nothing of any tenant, and are bounded."""
 INTERNAL = "internal token"
 """The rule of routes for Moorage's own processes."""
-
-_RULE = "moorage_rule"
 
 
 def caller_of(registry: Registry, request: Request) -> str:
@@ -71,7 +76,7 @@ def require(scope: str) -> Any:
             raise Forbidden(message, code="scope_missing")
         return found
 
-    return Depends(_ruled(principal, scope))
+    return Depends(ruled(principal, scope))
 
 
 def signed_url() -> Any:
@@ -81,7 +86,7 @@ def signed_url() -> Any:
         path = request.path_params
         registry.urls.check(path["tenant"], path["digest"], expires, signature, registry.clock())
 
-    return Depends(_ruled(check, SIGNED_URL))
+    return Depends(ruled(check, SIGNED_URL))
 
 
 def anyone() -> Any:
@@ -90,7 +95,7 @@ def anyone() -> Any:
     def address(registry: RegistryDep, request: Request) -> str:
         return caller_of(registry, request)
 
-    return Depends(_ruled(address, ANYONE))
+    return Depends(ruled(address, ANYONE))
 
 
 def internal() -> Any:
@@ -101,30 +106,4 @@ def internal() -> Any:
         if not hmac.compare_digest((authorization or "").encode(), expected.encode()):
             raise Unauthenticated("this is for Moorage's own processes", code="internal_only")
 
-    return Depends(_ruled(check, INTERNAL))
-
-
-def _ruled(dependency: Callable[..., Any], rule: str) -> Callable[..., Any]:
-    setattr(dependency, _RULE, rule)
-    return dependency
-
-
-def rules_of(route: APIRoute) -> list[str]:
-    """The rules that a request must pass to reach the route."""
-
-    def walk(dependant: Dependant) -> Iterable[str]:
-        for dependency in dependant.dependencies:
-            rule = getattr(dependency.call, _RULE, None)
-            if rule is not None:
-                yield rule
-            yield from walk(dependency)
-
-    return list(walk(route.dependant))
-
-
-def check_rules(router: APIRouter) -> None:
-    """Raises RuntimeError naming the first route that has no rule, or more than one."""
-    for route in router.routes:
-        if not isinstance(route, APIRoute) or len(rules_of(route)) != 1:
-            message = f"{route} must have exactly one access rule"
-            raise RuntimeError(message)
+    return Depends(ruled(check, INTERNAL))

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, FastAPI
 
+from moorage_common.access import check_rules
 from moorage_common.app import install_error_handlers
 from moorage_common.clock import Clock, wall_clock
-from moorage_registry.access import check_rules
+from moorage_common.openapi import openapi_router
 from moorage_registry.audit.endpoints import router as audit
 from moorage_registry.catalog.artifact_endpoints import router as artifacts
 from moorage_registry.catalog.endpoints import router as catalog
@@ -45,9 +46,9 @@ def create_app(settings: Settings, metrics: Metrics, clock: Clock = wall_clock) 
     app = FastAPI(title="Moorage registry", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
     for router in _JSON_ROUTERS:
-        check_rules(router)
         app.include_router(router, prefix="/v1", max_body_size=JSON_MAX_BYTES)
-    check_rules(artifacts)
     app.include_router(artifacts, prefix="/v1")
+    app.include_router(openapi_router(app))
+    check_rules(app.routes)
     app.add_middleware(RequestMetrics, metrics=metrics)
     return app

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import unquote
 
-from moorage_common.errors import MoorageError, NotFound
 from moorage_common.http1 import Head
 from moorage_common.http1.head import Fields
+from moorage_router import operations
 from moorage_router.auth import Credentials
+from moorage_router.operations import method_not_allowed, no_such_path
 
 PASSED_ON = frozenset(
     {
@@ -19,6 +20,9 @@ PASSED_ON = frozenset(
 
 OF_BODY = frozenset({b"content-type", b"content-encoding", b"inference-header-content-length"})
 """These reach a host as long as the body does as it came."""
+
+
+_DOCUMENT = operations.OPERATIONS[0].parts[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +57,11 @@ class Call:
         """The first header of each name, in lower case: for routes that look at one."""
         return dict(reversed(self.head))
 
-    @property
-    def is_feedback(self) -> bool:
-        """Labels for a model's answers."""
-        return len(self.parts) == 4 and self.parts[1] == "models" and self.parts[3] == "feedback"
-
 
 def call_of(head: Head) -> Call:
     """Read a head. Raises NotFound or a refusal of the method."""
     tenant, parts = _split(head.path)
-    if parts[-1] != "infer" or parts[1] != "models" or len(parts) not in (4, 6):
+    if parts[-1] != "infer" or len(parts) not in (4, 6) or parts[1] != "models":
         return Call("read", tenant, parts, Credentials(head.field(b"authorization")))
     if head.method != b"POST":
         raise method_not_allowed("POST")
@@ -98,28 +97,6 @@ def _split(path: bytes) -> tuple[str | None, tuple[str, ...]]:
     tenant = None
     if parts[0] == "t" and len(parts) > 2:
         tenant, parts = parts[1], parts[2:]
-    if parts[0] != "v2":
+    if parts[0] != "v2" and (tenant is not None or parts != [_DOCUMENT]):
         raise no_such_path()
     return tenant, tuple(parts)
-
-
-def no_such_path() -> NotFound:
-    return NotFound("no such path; inference is POST /v2/models/<model>/infer", code="path_not_found")
-
-
-class _MethodNotAllowed(MoorageError):
-    status = 405
-    default_code = "method_not_allowed"
-
-    def __init__(self, allowed: str) -> None:
-        super().__init__(f"this path takes {allowed}")
-        self._allowed = allowed
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"allow": self._allowed}
-
-
-def method_not_allowed(allowed: str) -> MoorageError:
-    """405 with the method that the path takes."""
-    return _MethodNotAllowed(allowed)

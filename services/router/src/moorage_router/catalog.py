@@ -4,10 +4,10 @@ from importlib.metadata import version
 
 import orjson
 
+from moorage_common.contracts.keys import KeyRecord
 from moorage_common.errors import BadRequest, NotFound, Unavailable
+from moorage_common.key_table import require_scope
 from moorage_router import stats
-from moorage_router.auth import Credentials
-from moorage_router.gateway import Gateway
 from moorage_router.routes import RouteTable, ServedRoute, ServedVersion
 from moorage_router.stats_exchange import StatsExchange
 
@@ -17,17 +17,15 @@ INDEX_BODY_BYTES = 4096
 
 
 class Catalog:
-    """Answers are encoded JSON of the Open Inference Protocol."""
+    """Answers are encoded JSON of the Open Inference Protocol, to callers that were let in."""
 
-    def __init__(self, gateway: Gateway, routes: RouteTable, exchange: StatsExchange) -> None:
-        self._gateway = gateway
+    def __init__(self, routes: RouteTable, exchange: StatsExchange) -> None:
         self._routes = routes
         self._exchange = exchange
         self.server = orjson.dumps({"name": "moorage", "version": version("moorage-router"), "extensions": EXTENSIONS})
 
-    def models(self, credentials: Credentials, tenant: str | None) -> bytes:
+    def models(self, principal: KeyRecord) -> bytes:
         """The tenant's models with their versions and whether they are ready."""
-        principal = self._gateway.identify(credentials, tenant)
         models = [
             {
                 "name": route.model,
@@ -38,23 +36,20 @@ class Catalog:
         ]
         return orjson.dumps({"models": models})
 
-    def metadata(self, credentials: Credentials, tenant: str | None, model: str, number: str | None) -> bytes:
+    def metadata(self, route: ServedRoute, number: str | None) -> bytes:
         """Metadata of a version, or of the one with most of the traffic. Raises NotFound."""
-        _, route = self._gateway.authorize(credentials, tenant, model)
         return self._served(route, number).metadata
 
-    def ready(self, credentials: Credentials, tenant: str | None, model: str, number: str | None) -> bytes:
+    def ready(self, route: ServedRoute, number: str | None) -> bytes:
         """Readiness of a version, or of every version with traffic. Raises NotFound, Unavailable."""
-        _, route = self._gateway.authorize(credentials, tenant, model)
         waiting = _waiting_for(route) if number is None else _unready([self._served(route, number)])
         if waiting:
-            message = f"{model} is not ready: no replica of version {', '.join(map(str, waiting))} yet"
+            message = f"{route.model} is not ready: no replica of version {', '.join(map(str, waiting))} yet"
             raise Unavailable(message, code="no_replica", retry_after_s=2)
-        return orjson.dumps({"name": model, "ready": True})
+        return orjson.dumps({"name": route.model, "ready": True})
 
-    def index(self, credentials: Credentials, tenant: str | None, body: bytes) -> bytes:
+    def index(self, principal: KeyRecord, body: bytes) -> bytes:
         """The tenant's versions and their states, as Triton's repository index. Raises BadRequest."""
-        principal = self._gateway.identify(credentials, tenant)
         only_ready = _asks_for_ready(body)
         entries = []
         for route in self._routes.of_tenant(principal.tenant):
@@ -66,24 +61,22 @@ class Catalog:
                     entries.append({**named, "state": state, "reason": reason})
         return orjson.dumps(entries)
 
-    async def stats(self, credentials: Credentials, tenant: str | None, model: str, number: str | None) -> bytes:
+    async def stats(self, route: ServedRoute, number: str | None) -> bytes:
         """What all routers counted of a version, or of each of a model's. Raises NotFound."""
-        _, route = self._gateway.authorize(credentials, tenant, model)
         served = None if number is None else route.version(number)
         if served is not None and not served.series.own:
             message = "this tenant has more versions than statistics are kept of; see `moorage usage`"
             raise NotFound(message, code="stats_not_kept")
-        found = [one for one in await self._exchange.of_tenant(route.tenant) if one.model == model]
+        found = [one for one in await self._exchange.of_tenant(route.tenant) if one.model == route.model]
         return stats.encoded(one for one in found if served is None or one.version == served.number)
 
-    async def all_stats(self, credentials: Credentials, tenant: str | None) -> bytes:
+    async def all_stats(self, principal: KeyRecord) -> bytes:
         """The same of every model that the key covers. A model that is called `stats` keeps its path."""
-        principal = self._gateway.identify(credentials, tenant)
-        covered = {
-            route.model for route in self._routes.of_tenant(principal.tenant) if principal.allows("infer", route.model)
-        }
-        if any(route.model == "stats" for route in self._routes.of_tenant(principal.tenant)):
-            return self.metadata(credentials, tenant, "stats", None)
+        routes = {route.model: route for route in self._routes.of_tenant(principal.tenant)}
+        if "stats" in routes:
+            require_scope(principal, "infer", "stats")
+            return self.metadata(routes["stats"], None)
+        covered = {model for model in routes if principal.allows("infer", model)}
         found = await self._exchange.of_tenant(principal.tenant)
         return stats.encoded(one for one in found if one.model in covered)
 

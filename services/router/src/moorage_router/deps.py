@@ -118,8 +118,8 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     )  # fmt: skip
     exchange = StatsExchange(bus, routes, settings.router_name)
     endpoints = Endpoints(
-        gateway, Catalog(gateway, routes, exchange),
-        FeedbackService(gateway, limits, bus, request_id_secret, metrics), metrics,
+        gateway, Catalog(routes, exchange),
+        FeedbackService(limits, bus, request_id_secret, metrics), metrics,
         lambda: None if tables.known else "the router has not read its tables from the bus yet",
         secret=request_id_secret,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 Nothing is decided here. Errors have exactly the body `{"error": <text>}` and the header `Moorage-Error`.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import orjson
 import structlog
@@ -12,8 +12,10 @@ from moorage_common.contracts import host_calls
 from moorage_common.contracts.request_id import RequestIds
 from moorage_common.errors import Internal, MoorageError, TooLarge, Unavailable
 from moorage_common.http1 import ClientGone, Exchange
+from moorage_router import openapi, operations
+from moorage_router.access import Access, Asked
 from moorage_router.bodies import IncomingBody
-from moorage_router.calls import Call, call_of, method_not_allowed, no_such_path
+from moorage_router.calls import Call, call_of
 from moorage_router.catalog import INDEX_BODY_BYTES, Catalog, index_request_refused
 from moorage_router.feedback.service import FeedbackService
 from moorage_router.gateway import Answer, Gateway, InferCall
@@ -42,12 +44,14 @@ class Endpoints:
     ) -> None:
         """`ready` says why the router cannot serve, or None; `secret` is that of request ids."""
         self._gateway = gateway
+        self._access = Access(gateway)
         self._catalog = catalog
         self._feedback = feedback
         self._metrics = metrics
         self._ready = ready
         self._ids = RequestIds(secret, "")
         """For answers that no version gave."""
+        self._answers = self._known()
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request."""
@@ -78,60 +82,39 @@ class Endpoints:
             self._refuse(exchange, unforeseen, request_id)
 
     async def _other(self, exchange: Exchange, call: Call) -> None:
-        """All that is not inference."""
-        status, method = 200, exchange.head.method
-        if call.parts[1:] == ("repository", "index"):
-            body = await self._index(exchange, call)
-        elif call.is_feedback:
-            if method != b"POST":
-                raise method_not_allowed("POST")
-            status, incoming = 202, IncomingBody(exchange)
-            body = await self._feedback.take(call.credentials, call.tenant, call.parts[2], incoming)
-        elif method not in (b"GET", b"HEAD"):
-            raise method_not_allowed("GET")
-        else:
-            body = await self._read(call)
-        _json(exchange, status, body, self._ids.new())
+        """All that is not inference: found in the table of operations, let in by its rule, then answered."""
+        operation, named = operations.find(exchange.head.method.decode("latin-1"), call.parts)
+        asked = self._access.admit(operation.rule, call, named, IncomingBody(exchange))
+        body = await self._answers[operation.name](asked)
+        _json(exchange, 202 if operation.name == "feedback" else 200, body, self._ids.new())
 
-    async def _index(self, exchange: Exchange, call: Call) -> bytes:
-        if exchange.head.method != b"POST":
-            raise method_not_allowed("POST")
-        incoming = IncomingBody(exchange)
+    def _known(self) -> dict[str, Callable[[Asked], Awaitable[bytes]]]:
+        """What answers each operation. Raises RuntimeError when one of the table is missing."""
+        catalog = self._catalog
+        document = orjson.dumps(openapi.document())
+        answers: dict[str, Callable[[Asked], Awaitable[bytes]]] = {
+            "document": _at_once(lambda _asked: document),
+            "server": _at_once(lambda _asked: catalog.server),
+            "live": _at_once(lambda _asked: b'{"live":true}'),
+            "server_ready": _at_once(lambda _asked: self._health_ready()),
+            "models": _at_once(lambda asked: catalog.models(asked.principal)),
+            "all_stats": lambda asked: catalog.all_stats(asked.principal),
+            "index": self._index,
+            "metadata": _at_once(lambda asked: catalog.metadata(asked.route, asked.version)),
+            "ready": _at_once(lambda asked: catalog.ready(asked.route, asked.version)),
+            "stats": lambda asked: catalog.stats(asked.route, asked.version),
+            "feedback": lambda asked: self._feedback.take(asked.principal, asked.model, asked.body),
+        }
+        if {one.name for one in operations.OPERATIONS} != {"infer", *answers}:
+            raise RuntimeError("the table of operations and what answers them differ")
+        return answers
+
+    async def _index(self, asked: Asked) -> bytes:
         try:
-            body = await incoming.read_whole(INDEX_BODY_BYTES)
+            body = await asked.body.read_whole(INDEX_BODY_BYTES)
         except TooLarge as error:
             raise index_request_refused() from error
-        return self._catalog.index(call.credentials, call.tenant, body)
-
-    async def _read(self, call: Call) -> bytes:
-        """What is read, answered from memory; statistics also from the other routers'."""
-        parts = call.parts
-        if parts[1:] == ("models", "stats"):
-            return await self._catalog.all_stats(call.credentials, call.tenant)
-        if len(parts) > 2 and parts[1] == "models":
-            return await self._read_model(call, parts[2], parts[3:])
-        match parts[1:]:
-            case ():
-                return self._catalog.server
-            case ("health", "live"):
-                return b'{"live":true}'
-            case ("health", "ready"):
-                return self._health_ready()
-            case ("models",):
-                return self._catalog.models(call.credentials, call.tenant)
-        raise no_such_path()
-
-    async def _read_model(self, call: Call, model: str, parts: tuple[str, ...]) -> bytes:
-        version = None
-        if len(parts) > 1 and parts[0] == "versions":
-            version, parts = parts[1], parts[2:]
-        if not parts:
-            return self._catalog.metadata(call.credentials, call.tenant, model, version)
-        if parts == ("ready",):
-            return self._catalog.ready(call.credentials, call.tenant, model, version)
-        if parts == ("stats",):
-            return await self._catalog.stats(call.credentials, call.tenant, model, version)
-        raise no_such_path()
+        return self._catalog.index(asked.principal, body)
 
     def _health_ready(self) -> bytes:
         reason = self._ready()
@@ -150,6 +133,15 @@ class Endpoints:
         more = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in error.headers.items())
         more += b"%b: %b\r\n" % (_ERROR_CODE, error.code.encode())
         _json(exchange, error.status, orjson.dumps({"error": error.message}), request_id or self._ids.new(), more)
+
+
+def _at_once(answer: Callable[[Asked], bytes]) -> Callable[[Asked], Awaitable[bytes]]:
+    """An answer from memory."""
+
+    async def answered(asked: Asked) -> bytes:
+        return answer(asked)
+
+    return answered
 
 
 def _json(exchange: Exchange, status: int, body: bytes, request_id: str, more: bytes = b"") -> None:

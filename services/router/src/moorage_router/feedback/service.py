@@ -10,15 +10,12 @@ import structlog
 from moorage_common.bus import BUS_ERRORS, Bus
 from moorage_common.contracts.feedback import FeedbackChunk
 from moorage_common.contracts.keys import KeyRecord
-from moorage_common.contracts.names import feedback_subject, is_name
-from moorage_common.errors import NotFound, OverQuota, TooLarge, Unavailable
-from moorage_common.key_table import require_scope
+from moorage_common.contracts.names import feedback_subject
+from moorage_common.errors import OverQuota, TooLarge, Unavailable
 from moorage_common.streams import ensure_feedback
-from moorage_router.auth import Credentials
 from moorage_router.bodies import IncomingBody
 from moorage_router.feedback.rates import LabelRates
 from moorage_router.feedback.reading import BODY_BYTES, Reader, Taken, chunks_of, items_of, nothing_taken
-from moorage_router.gateway import Gateway
 from moorage_router.limits.limiter import Limiter
 from moorage_router.metrics import RouterMetrics
 
@@ -32,26 +29,24 @@ _RETRY_AFTER_S = 2.0
 class FeedbackService:
     """Labels of one call."""
 
-    def __init__(self, gateway: Gateway, limits: Limiter, bus: Bus, secret: bytes, metrics: RouterMetrics) -> None:
+    def __init__(self, limits: Limiter, bus: Bus, secret: bytes, metrics: RouterMetrics) -> None:
         """`secret` is that of request ids."""
-        self._gateway = gateway
         self._limits = limits
         self._bus = bus
         self._secret = secret
         self._count = metrics.feedback
         self.rates = LabelRates()
 
-    async def take(self, credentials: Credentials, tenant: str | None, model: str, body: IncomingBody) -> bytes:
+    async def take(self, principal: KeyRecord, model: str, body: IncomingBody) -> bytes:
         """Take the labels in `body`; what was accepted and what refused, as JSON. It is one request.
 
         A version that is not deployed any more is no hindrance: the id proves that it answered.
 
         Raises:
-            Unauthenticated, Forbidden, NotFound, OverQuota, BadRequest, TooLarge.
+            OverQuota, BadRequest, TooLarge.
             Unprocessable: no item was good.
             Unavailable: the bus did not take them, or not all; sent again, what it took is no second label.
         """
-        principal = self._authorize(credentials, tenant, model)
         limited = self._limits.of(principal.tenant)
         await self._limits.admit(limited, principal, model)
         self._check_rate(principal.tenant)
@@ -73,14 +68,6 @@ class FeedbackService:
         if wait_s > 0:
             message = f"more than {self.rates.a_second:,.0f} labels a second; send the next ones later"
             raise OverQuota(message, code="labels_over_rate", retry_after_s=wait_s)
-
-    def _authorize(self, credentials: Credentials, tenant: str | None, model: str) -> KeyRecord:
-        principal = self._gateway.identify(credentials, tenant)
-        if not is_name(model):
-            raise NotFound("no model has such a name; `moorage models` lists yours", code="model_not_found")
-        if not principal.allows("infer", model):
-            require_scope(principal, "feedback", model)
-        return principal
 
     async def _read(self, reader: Reader, body: IncomingBody) -> Taken:
         try:
