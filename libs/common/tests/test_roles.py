@@ -3,7 +3,7 @@
 import pytest
 
 from moorage_common.contracts.keys import MODEL_SCOPES, PLAIN_SCOPES
-from moorage_common.contracts.roles import ROLES, Role, may_grant, role_of_key, scopes_of
+from moorage_common.contracts.roles import ROLES, Role, key_may_grant, may_grant, scopes_of
 
 
 def test_nobody_grants_a_role_that_may_do_more_than_their_own() -> None:
@@ -35,9 +35,11 @@ def test_who_only_looks_changes_nothing(role: Role, may: bool) -> None:
     assert bool(writes & set(scopes_of(role))) is may
 
 
-def test_a_key_grants_like_an_admin_only_where_it_holds_all_that_an_admin_does() -> None:
-    scopes = scopes_of("admin")
-    assert role_of_key(scopes) == "admin"
-    for left_out in scopes:
-        assert role_of_key(s for s in scopes if s != left_out) is None
-    assert role_of_key(["platform:admin"]) is None
+def test_a_key_lets_in_only_who_may_do_no_more_than_itself_and_never_an_owner() -> None:
+    admin = scopes_of("admin")
+    assert [role for role in ROLES if key_may_grant(admin, role)] == ["admin", "deployer", "viewer", "billing"]
+    assert [role for role in ROLES if key_may_grant(["keys:admin", "usage:read"], role)] == ["billing"]
+    for role in ROLES:
+        assert not key_may_grant(["usage:read"], role)
+        for left_out in scopes_of(role):
+            assert not key_may_grant([scope for scope in admin if scope != left_out], role)

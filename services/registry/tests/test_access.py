@@ -26,6 +26,13 @@ EXPECTED_RULES = {
     "PATCH /v1/keys/{kid}": "keys:admin",
     "POST /v1/keys/{kid}/rotate": "keys:admin",
     "DELETE /v1/keys/{kid}": "keys:admin",
+    "GET /v1/identity": "anyone",
+    "POST /v1/sessions": "anyone",
+    "DELETE /v1/sessions/current": "any key",
+    "GET /v1/members": "keys:admin",
+    "GET /v1/members/{subject}": "keys:admin",
+    "PUT /v1/members/{subject}": "keys:admin",
+    "DELETE /v1/members/{subject}": "keys:admin",
     "PUT /v1/artifacts/{digest}": "models:write",
     "HEAD /v1/artifacts/{digest}": "models:write",
     "GET /v1/artifacts/{tenant}/{digest}": "signed URL",
@@ -99,6 +106,7 @@ def _concrete(route: str) -> tuple[str, str]:
         number=1,
         node="n1",
         name="beta",
+        subject="ada",
         rollout="current",
     )
 

@@ -20,6 +20,7 @@ from moorage_registry.events.endpoints import router as events
 from moorage_registry.feedback.endpoints import router as feedback
 from moorage_registry.keys.endpoints import router as keys
 from moorage_registry.metrics import Metrics, RequestMetrics
+from moorage_registry.people.endpoints import router as people
 from moorage_registry.rings.endpoints import router as rings
 from moorage_registry.rollouts.endpoints import router as rollouts
 from moorage_registry.settings import Settings
@@ -29,7 +30,7 @@ from moorage_registry.usage.endpoints import router as usage
 
 JSON_MAX_BYTES = 1024 * 1024
 _JSON_ROUTERS: tuple[APIRouter, ...] = (
-    tenants, limits, keys, catalog, deployments, rollouts, feedback, rings, clusters, usage, events, audit,
+    tenants, limits, keys, people, catalog, deployments, rollouts, feedback, rings, clusters, usage, events, audit,
     tenant_metrics,
 )  # fmt: skip
 

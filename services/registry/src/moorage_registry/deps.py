@@ -31,6 +31,7 @@ from moorage_registry.feedback.intake import FeedbackIntake
 from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import PLATFORM, KeyService, Principal
 from moorage_registry.metrics import Metrics
+from moorage_registry.people.issuer import Issuer, issuer_of
 from moorage_registry.publisher import Publisher
 from moorage_registry.rollouts.controller import Controller
 from moorage_registry.rollouts.lease import Lease
@@ -62,6 +63,7 @@ class Registry:
     blobs: BlobStore
     urls: ArtifactUrls
     features: FeatureServices
+    issuer: Issuer | None
     status: StatusReports
     loads: LoadReports
     router_series: RouterSeries
@@ -131,6 +133,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
         registry = Registry(
             settings=settings, clock=clock, db=db, works=works, urls=urls, features=features, status=status,
+            issuer=issuer_of(settings, http, clock),
             blobs=BlobStore(settings.artifact_dir, settings.max_artifact_bytes), router_series=RouterSeries(bus, loads),
             loads=loads, schedulers=Schedulers(bus, settings.cluster), rollouts=rollouts, replays=Replays(db),
             commits=commits, metrics=metrics, publisher=publisher, proxies=Proxies(settings.trusted_proxies),

@@ -1,8 +1,9 @@
 """Settings of the registry."""
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from moorage_common.contracts.names import Name
 from moorage_common.networks import Cidr
@@ -31,6 +32,19 @@ class Settings(ServiceSettings):
     feedback_outputs: int = Field(
         default=1_000_000, ge=1, description="Answers kept a tenant to hold labels against; the oldest go first."
     )
+    identity: Literal["keycloak", "oidc", "none"] = Field(
+        default="none", description="How people sign in: with Keycloak, with another OpenID provider, or not at all."
+    )
+    identity_issuer: str = Field(
+        default="", description="The provider's issuer, as its tokens name it: https://id.example.com/realms/moorage."
+    )
+    identity_audience: str = Field(
+        default="moorage", description="Audience that tokens must have; the client itself where ID tokens are taken."
+    )
+    identity_client_id: str = Field(default="moorage-cli", description="The provider's client that people sign in by.")
+    identity_jwks_url: str = Field(
+        default="", description="Where the provider's keys are read; empty: as its discovery document says."
+    )
     bootstrap_admin_key: SecretStr | None = Field(
         default=None, description="Text of a platform:admin key that must exist once the registry has started."
     )
@@ -44,3 +58,10 @@ class Settings(ServiceSettings):
         "max_body_bytes, requests_per_month, gpu_milli, cpu_milli, mem_mib, on_store_loss. A new tenant has standard "
         "unless another is given. A JSON object; it replaces all of them.",
     )
+
+    @model_validator(mode="after")
+    def _names_the_issuer(self) -> Self:
+        if self.identity != "none" and not self.identity_issuer.startswith(("https://", "http://")):
+            message = f"identity {self.identity} needs identity_issuer, the provider's address"
+            raise ValueError(message)
+        return self

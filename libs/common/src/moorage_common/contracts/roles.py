@@ -44,9 +44,10 @@ def may_grant(role: Role, wanted: Role) -> bool:
     return wanted in _GRANTS[role]
 
 
-def role_of_key(scopes: Iterable[str]) -> Role | None:
-    """The role that an API key grants like, or None: one that administers keys and holds all that an admin does.
+def key_may_grant(scopes: Iterable[str], wanted: Role) -> bool:
+    """Whether an API key with `keys:admin` may give, change or take the role: one that may do no more than the key.
 
-    A key with less would give a person more than it may do itself; none grants like an owner.
+    None makes or unmakes an owner.
     """
-    return "admin" if set(scopes) >= _ADMIN else None
+    held = set(scopes)
+    return wanted != "owner" and "keys:admin" in held and held >= _SCOPES[wanted]

@@ -17,7 +17,7 @@ KeysAdmin = Annotated[Principal, require("keys:admin")]
 
 @router.get("/whoami")
 async def whoami(principal: Annotated[Principal, require(ANY_KEY)]) -> WhoAmI:
-    return WhoAmI(tenant=principal.tenant, kid=principal.kid, scopes=list(principal.scopes))
+    return WhoAmI(tenant=principal.tenant, kid=principal.kid, scopes=list(principal.scopes), subject=principal.subject)
 
 
 @router.post("/keys", status_code=201)

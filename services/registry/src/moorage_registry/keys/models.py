@@ -103,3 +103,4 @@ class WhoAmI(BaseModel):
     tenant: str
     kid: str
     scopes: list[str]
+    subject: str = Field(default="", description="The person whose session it is; empty for API keys.")
