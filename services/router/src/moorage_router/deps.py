@@ -24,6 +24,7 @@ from moorage_router.forwarding import Forwarder
 from moorage_router.gateway import Gateway
 from moorage_router.limits.calls import StoreState
 from moorage_router.limits.limiter import Limiter
+from moorage_router.limits.month import Months
 from moorage_router.limits.store import LimitStore
 from moorage_router.load import LoadReporter
 from moorage_router.metrics import RouterMetrics, counter, gauge
@@ -53,6 +54,7 @@ class Deps:
     store: LimitStore
     keys: KeyTable
     limits: Limiter
+    months: Months
     routes: RouteTable
     hosts: EndpointTable
     waker: Waker
@@ -94,6 +96,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     def on_limits(tenant: str, entry: Versioned) -> None:
         keys.on_limits(tenant, entry)
         limits.apply(tenant, entry)
+        months.apply(tenant, entry)
 
     tables = Tables(
         bus, settings.state_dir / f"{settings.router_name}.snapshot.json",
@@ -107,13 +110,15 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
 
     meter = UsageMeter()
     usage = UsageShipper(meter, usage_log, bus)
+    owner = f"{settings.router_name}:{usage_log.boot}"
+    months = Months(bus, owner, lambda: limits.state.routers, lambda: usage_log.unshipped)
     outputs = Outputs(bus, settings.router_name, metrics)
     proxy = urlsplit(settings.feature_proxy_url)
     feature_pool = Pool(f"{proxy.hostname}:{proxy.port or 80}", settings.connections_per_host)
     features = FeatureJoiner(FeatureLookup(feature_pool, secrets.internal_token(pepper)))
     shadows = Shadows(features, outputs, ShadowTable(metrics), Room(parking.parked, SWEEP_S))
     gateway = Gateway(
-        keys=Authenticator(keys, stale), routes=routes, limits=limits, usage=meter,
+        keys=Authenticator(keys, stale), routes=routes, limits=limits, months=months, usage=meter,
         features=features, forwarder=Forwarder(hosts, metrics, parking), observer=Observer(outputs, shadows),
     )  # fmt: skip
     exchange = StatsExchange(bus, routes, settings.router_name)
@@ -128,7 +133,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
         feature_pool=feature_pool, tables=tables, usage=usage, book=book, signals=signals, outputs=outputs,
         shadows=shadows, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
         tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
-        stats=exchange, metrics=metrics, endpoints=endpoints,
+        months=months, stats=exchange, metrics=metrics, endpoints=endpoints,
     )  # fmt: skip
     metrics.gauges(lambda: _gauges(deps))
     return deps
@@ -143,7 +148,7 @@ async def running(deps: Deps) -> AsyncIterator[None]:
         *(reader.run() for reader in deps.tables.readers.values()),
         deps.tables.run_snapshots(), deps.limits.run(), deps.usage.run_commits(), deps.usage.run_shipping(),
         deps.load.run(), deps.tenant_series.run(), deps.stats.run(), deps.signals.run(), deps.outputs.run(),
-        _sweep(deps),
+        deps.months.run(), _sweep(deps),
     ]  # fmt: skip
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     try:
@@ -155,6 +160,7 @@ async def running(deps: Deps) -> AsyncIterator[None]:
         await deps.shadows.close()
         await deps.waker.close()
         await deps.usage.close()
+        await deps.months.close()
         deps.book.close()
         await deps.signals.close()
         await deps.outputs.close()

@@ -17,6 +17,7 @@ from moorage_router.calls import Call
 from moorage_router.features.service import FeatureJoiner, Received
 from moorage_router.forwarding import Attempt, Forwarder
 from moorage_router.limits.limiter import Limiter, Tenant
+from moorage_router.limits.month import Months
 from moorage_router.limits.nests import Nest
 from moorage_router.observation import Observer
 from moorage_router.replicas import Outgoing
@@ -64,6 +65,17 @@ class Reply(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Admitted:
+    """A request within its limits: who asks for what, what it counts against, and when it came (monotonic)."""
+
+    principal: KeyRecord
+    route: ServedRoute
+    tenant: Tenant
+    nest: Nest
+    started: float
+
+
 class Gateway:
     """The data plane's decisions in their order."""
 
@@ -73,6 +85,7 @@ class Gateway:
         keys: Authenticator,
         routes: RouteTable,
         limits: Limiter,
+        months: Months,
         features: FeatureJoiner,
         forwarder: Forwarder,
         usage: UsageMeter,
@@ -81,6 +94,7 @@ class Gateway:
         self._keys = keys
         self._routes = routes
         self._limits = limits
+        self._months = months
         self._features = features
         self._forwarder = forwarder
         self._usage = usage
@@ -93,12 +107,22 @@ class Gateway:
         principal, route = self.authorize(asks.credentials, asks.tenant, asks.model)
         tenant = self._limits.of(principal.tenant)
         nest = await self._limits.admit(tenant, principal, asks.model)
+        month, outcome = await self._months.admit(tenant.name), Outcome()
+        try:
+            await self._serve(call, reply, Admitted(principal, route, tenant, nest, started), outcome)
+        finally:
+            if month is not None:
+                month.ended(counted=outcome.status == 200)
+
+    async def _serve(self, call: InferCall, reply: Reply, admitted: Admitted, outcome: Outcome) -> None:
+        asks, principal, route = call.asks, admitted.principal, admitted.route
+        tenant, nest, started = admitted.tenant, admitted.nest, admitted.started
         entity = None if route.keying is None else await self._entity(call, tenant, route.keying)
         chosen = choose(route, asks, principal.kid, random.random(), entity)  # noqa: S311 - a share, not a secret
         served = chosen.served
         call.request_id = served.ids.new()
         observed = self._observer.begin(call, tenant, route, chosen, principal.kid) if route.is_observed else None
-        attempt, outcome = None, Outcome()
+        attempt = None
         tenant.in_flight += 1
         served.replicas.in_flight += 1
         served.replicas.requests += 1
