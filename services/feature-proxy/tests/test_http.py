@@ -6,9 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from moorage_common.contracts.features import FeatureServiceInfo, OnlineResponse
+from moorage_common.secrets import internal_token
 from moorage_feature_proxy.feast_protos import Registry, ValueType
+from moorage_feature_proxy.values import encode_entities, key_prefix, project_of
 
 
 def registry_of(project: str, views: int = 1, services: int = 1) -> bytes:
@@ -165,3 +168,47 @@ async def test_lookups_are_counted_by_tenant_and_service_and_never_by_a_callers_
     assert 'moorage_features_absent_values_total{service="svc",status="missing",tenant="acme"} 2.0' in text
     assert "made-up" not in text
     assert (await proxy.operations.get("/readyz")).status_code == 200
+
+
+ACME = {"authorization": f"Bearer {internal_token('pepper of the tests')}", "moorage-tenant": "acme"}
+
+
+def row_key(project: str, shop: int) -> bytes:
+    return key_prefix(["shop_id"]) + encode_entities("shop_id", int(ValueType.INT64), [shop])[0] + project.encode()
+
+
+async def test_a_forgotten_tenant_has_neither_definitions_nor_values_and_others_keep_theirs(
+    proxy: Any, redis_url: str
+) -> None:
+    tenants = ("acme", "xacme", "globex")
+    with redis.Redis.from_url(redis_url) as store:
+        for tenant in tenants:
+            await proxy.put_definitions(tenant, registry_of(tenant))
+            for shop in range(2500):
+                store.hset(row_key(tenant, shop), "f", "1")
+        store.set("limits:acme", "not Feast's")
+        cursor, removed = 0, 0
+        while True:
+            answer = await proxy.http.delete(f"/v1/features?cursor={cursor}", headers=ACME)
+            assert answer.status_code == 200, answer.text
+            cursor, removed = answer.json()["cursor"], removed + answer.json()["removed"]
+            if cursor == 0:
+                break
+        assert removed == 2500
+        held = [project_of(key) for key in store.scan_iter(count=1000)]
+        assert (held.count(b"acme"), held.count(b"xacme"), held.count(b"globex")) == (0, 2500, 2500)
+        assert store.exists("limits:acme")
+    assert code(await proxy.online("acme", "svc", shop_id=[1])) == (404, "feature_service_unknown")
+    assert (await proxy.online("xacme", "svc", shop_id=[1])).status_code == 200
+    assert (await proxy.http.delete("/v1/features", headers=ACME)).json() == {
+        "cursor": 0, "removed": 0,
+    }  # fmt: skip
+
+
+async def test_no_key_of_a_tenant_has_features_forgotten(proxy: Any) -> None:
+    await proxy.put_definitions("acme", registry_of("acme"))
+    key = proxy.keys.new("acme", "features:read", "features:write", "keys:admin", "platform:admin")
+    await proxy.writer.put(key.kid, proxy.keys.entries[key.kid])
+    answer = await proxy.http.delete("/v1/features", headers=as_bearer(proxy.reader.text))
+    assert code(answer) == (403, "scope_missing")
+    assert (await proxy.online("acme", "svc", shop_id=[1])).status_code == 200

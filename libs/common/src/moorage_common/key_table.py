@@ -73,7 +73,7 @@ class KeyTable:
 
         Raises:
             Unauthenticated: malformed, unknown, wrong secret, revoked, expired or not yet valid.
-            Forbidden: the tenant is suspended, or the key is for other networks than the one of `address`.
+            Forbidden: the tenant is suspended or deleted, or the key is for other networks than the one of `address`.
         """
         mark = hashlib.blake2b(text.encode(), digest_size=16).digest()
         record = self._verified.get(mark)
@@ -97,8 +97,8 @@ class KeyTable:
         if record.cidrs and not self._networks[record.kid].hold(address):
             raise not_from_here(address)
         limits = self._limits.get(record.tenant)
-        if limits is not None and limits.status == "suspended":
-            raise Forbidden("this tenant is suspended; ask the platform's operator", code="tenant_suspended")
+        if limits is not None and limits.status != "active":
+            raise not_served(limits.status)
 
     def _verify(self, text: str, mark: bytes) -> KeyRecord:
         self._verified.pop(mark, None)
@@ -112,6 +112,13 @@ class KeyTable:
             del self._verified[next(iter(self._verified))]
         self._verified[mark] = record
         return record
+
+
+def not_served(status: str) -> Forbidden:
+    """What a key of a tenant hears whose `status` is not active."""
+    if status == "suspended":
+        return Forbidden("this tenant is suspended; ask the platform's operator", code="tenant_suspended")
+    return Forbidden("this tenant is deleted, and nothing is served to it any more", code="tenant_deleting")
 
 
 def require_scope(record: KeyRecord, scope: str, model: str | None = None) -> None:

@@ -14,6 +14,9 @@ from moorage_common.key_table import KeyTable, bearer, require_scope
 from moorage_common.kv import BucketReader
 from moorage_common.secrets import internal_token
 
+INTERNAL = "internal"
+"""A scope that no key has: what it guards is for processes of Moorage alone."""
+
 
 @dataclass(frozen=True)
 class Authenticator:

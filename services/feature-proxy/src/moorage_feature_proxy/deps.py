@@ -25,6 +25,7 @@ class Deps:
     authenticator: Authenticator
     uploads: Uploads
     lookup: Lookup
+    store: OnlineStore
     metrics: Metrics
     keys_reader: BucketReader
 
@@ -50,6 +51,7 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Deps]:
         yield Deps(
             authenticator=Authenticator(keys, keys_reader, pepper, wall_clock),
             uploads=uploads,
+            store=store,
             lookup=Lookup(uploads, store, metrics, wall_clock),
             metrics=metrics,
             keys_reader=keys_reader,

@@ -3,15 +3,15 @@
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from moorage_common.contracts.features import FeatureServiceInfo, OnlineRequest, OnlineResponse
+from moorage_common.contracts.features import FeatureServiceInfo, FeaturesForgotten, OnlineRequest, OnlineResponse
 from moorage_common.contracts.model import Contract
 from moorage_common.contracts.names import TenantId
 from moorage_common.errors import MoorageError, NotFound, TooLarge, Unprocessable
-from moorage_feature_proxy.auth import require
+from moorage_feature_proxy.auth import INTERNAL, require
 from moorage_feature_proxy.deps import Deps
 from moorage_feature_proxy.metrics import UNKNOWN_SERVICE
 
@@ -35,6 +35,7 @@ def deps_of(request: Request) -> Deps:
 Dependencies = Annotated[Deps, Depends(deps_of)]
 Reader = Annotated[TenantId, require("features:read")]
 Writer = Annotated[TenantId, require("features:write")]
+Moorage = Annotated[TenantId, require(INTERNAL)]
 
 
 def _body_of(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +48,16 @@ async def put_definitions(tenant: Writer, request: Request, deps: Dependencies) 
     """Replace the tenant's definitions by a Feast registry (the file that `feast apply` writes)."""
     found = await deps.uploads.put(tenant, await _body(request, DEFINITIONS_MAX_BYTES))
     return FeatureServices(services=[service.info() for service in found.services.values()])
+
+
+@router.delete("")
+async def forget(
+    tenant: Moorage, deps: Dependencies, cursor: Annotated[int, Query(ge=0, lt=2**64)] = 0
+) -> FeaturesForgotten:
+    """Remove all that a tenant has: for the registry alone, which deletes tenants. Asked until `cursor` is 0."""
+    await deps.uploads.remove(tenant)
+    cursor, removed = await deps.store.forget(tenant, cursor)
+    return FeaturesForgotten(cursor=cursor, removed=removed)
 
 
 @router.get("/services")

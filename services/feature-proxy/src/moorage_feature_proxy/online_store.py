@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -16,12 +17,16 @@ from redis.exceptions import RedisError, ResponseError
 
 from moorage_common.errors import MoorageError, Unavailable
 from moorage_feature_proxy.metrics import Metrics
+from moorage_feature_proxy.values import project_of
 
 FAILURES_TO_OPEN = 3
 COOL_DOWN_S = 1.0
 KEYS_A_BATCH, CELLS_A_BATCH = 200, 2000
 """Keys and values read in one pipeline: one wait for Redis covers no more, so a busy proxy is not taken for a slow
 Redis, and other requests get their turn in between."""
+
+FORGET_S = 1.0
+SCAN_COUNT = 1000
 
 Row = list[bytes | None]
 
@@ -124,6 +129,27 @@ class OnlineStore:
                 await connection.disconnect(nowait=True)
             await self._pool.release(connection)
         return rows
+
+    async def forget(self, project: str, cursor: int) -> tuple[int, int]:
+        """Remove rows of the project for at most a second or so; how many, and where to go on (0: there are no more).
+
+        Every key of the store is looked at: Feast puts the project at a key's end, where another's name may end alike.
+        Raises Unavailable.
+        """
+        client = Redis(connection_pool=self._pool)
+        until, removed = time.monotonic() + FORGET_S, 0
+        pattern = b"*" + project.encode()
+        try:
+            while True:
+                async with asyncio.timeout(self.timeout_s):
+                    cursor, keys = await client.scan(cursor, match=pattern, count=SCAN_COUNT)
+                    own = [key for key in keys if project_of(key) == project.encode()]
+                    if own:
+                        removed += await client.unlink(*own)
+                if cursor == 0 or time.monotonic() > until:
+                    return cursor, removed
+        except (RedisError, OSError, TimeoutError) as error:
+            raise self._unavailable("forget", str(error)) from error
 
     def _unavailable(self, reason: str, detail: str) -> MoorageError:
         self.metrics.store_failures.labels(reason).inc()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,11 @@ class Uploads:
         async with self._turn(tenant):
             return await asyncio.to_thread(self._replace, tenant, uploaded)
 
+    async def remove(self, tenant: TenantId) -> None:
+        """Have the tenant have no definitions."""
+        async with self._turn(tenant):
+            await asyncio.to_thread(self._remove, tenant)
+
     def _turn(self, tenant: TenantId) -> asyncio.Lock:
         return self._turns.setdefault(tenant, asyncio.Lock())
 
@@ -67,6 +73,12 @@ class Uploads:
         found = parse(self._file(tenant).read_bytes())
         self._held[tenant] = (stamp, found)
         return found
+
+    def _remove(self, tenant: TenantId) -> None:
+        folder = self.directory / tenant
+        if folder.exists():
+            shutil.rmtree(folder)
+        self._held.pop(tenant, None)
 
     def _replace(self, tenant: TenantId, uploaded: bytes) -> Definitions:
         kept = checked(tenant, uploaded)

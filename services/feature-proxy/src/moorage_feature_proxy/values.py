@@ -159,3 +159,19 @@ def key_prefix(join_keys: Sequence[str]) -> bytes:
         encoded = name.encode()
         parts.append(struct.pack("<II", STRING, len(encoded)) + encoded)
     return b"".join(parts)
+
+
+def project_of(key: bytes) -> bytes | None:
+    """The project at the end of a key, or None where it is no key of Feast's."""
+    try:
+        count, place = _word(key, 0), 4
+        for _part in range(2 * count):
+            place += 8 + _word(key, place + 4)
+    except struct.error:
+        return None
+    return key[place:] if place < len(key) else None
+
+
+def _word(key: bytes, place: int) -> int:
+    number: int = struct.unpack_from("<I", key, place)[0]
+    return number

@@ -13,8 +13,8 @@ from moorage_common.secrets import internal_token
 from moorage_registry.deps import Registry, RegistryDep
 from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import Principal, authenticate
-from moorage_registry.tenants.repository import TenantRepository
-from moorage_registry.tenants.service import existing
+from moorage_registry.tenants.repository import CLOSED, TenantRepository
+from moorage_registry.tenants.service import closed, existing
 
 __all__ = [
     "ANYONE",
@@ -44,7 +44,8 @@ def caller_of(registry: Registry, request: Request) -> str:
 async def bearer(registry: Registry, authorization: str | None, acting_for: str | None, address: str = "") -> Principal:
     """Who asks, from `address`. An operator may name the tenant to act for.
 
-    Raises Unauthenticated, Forbidden; NotFound when an operator names a tenant that there is none of.
+    Raises Unauthenticated, Forbidden; NotFound or Conflict when an operator names a tenant that
+    there is none of, or that is being deleted.
     """
     scheme, _, key = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
@@ -57,7 +58,9 @@ async def bearer(registry: Registry, authorization: str | None, acting_for: str 
         if not principal.is_admin:
             message = f"only a {ADMIN} key may act for another tenant; leave out the header Moorage-Tenant"
             raise Forbidden(message, code="foreign_tenant")
-        await existing(TenantRepository(session), TenantId(acting_for))
+        row = await existing(TenantRepository(session), TenantId(acting_for))
+        if row.status in CLOSED:
+            raise closed(row.name)
     return replace(principal, tenant=TenantId(acting_for))
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -39,10 +38,12 @@ from moorage_registry.rollouts.look import Looks
 from moorage_registry.rollouts.replay import Replays
 from moorage_registry.rollouts.skew import SkewGate
 from moorage_registry.settings import Settings
+from moorage_registry.tenants.deletions import DELETIONS_LEASE, Deletions
 from moorage_registry.tenants.models import LimitsChange
 from moorage_registry.tenants.plans import begun
+from moorage_registry.tenants.removal import Removal
 from moorage_registry.tenants.repository import TenantRepository
-from moorage_registry.tenants.service import TenantService
+from moorage_registry.tenants.service import TenantService, check_open
 from moorage_registry.usage.consumer import UsageConsumer
 from moorage_registry.usage.reservations import Reservations
 from moorage_registry.work import Touched, Work, Works
@@ -71,6 +72,7 @@ class Registry:
     rollouts: Controller
     replays: Replays
     commits: Commits
+    deletions: Deletions
     metrics: Metrics
     publisher: Publisher
     proxies: Proxies
@@ -79,9 +81,15 @@ class Registry:
     def pepper(self) -> str:
         return self.settings.pepper.get_secret_value()
 
-    def work(self, principal: Principal) -> AbstractAsyncContextManager[Work]:
-        """A transaction in the principal's name, committed at the end of the block."""
-        return self.works.begin(principal.tenant, principal.kid)
+    @contextlib.asynccontextmanager
+    async def work(self, principal: Principal) -> AsyncIterator[Work]:
+        """A transaction in the principal's name, committed at the end of the block.
+
+        Raises Conflict where the tenant is being deleted meanwhile.
+        """
+        async with self.works.begin(principal.tenant, principal.kid) as work:
+            await check_open(work)
+            yield work
 
     async def not_ready(self) -> str | None:
         """Why the registry cannot serve, or None. The bus may be away: events and publication wait for it."""
@@ -131,10 +139,13 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
         reservations = Reservations(db, bus, clock)
         feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
+        blobs = BlobStore(settings.artifact_dir, settings.max_artifact_bytes)
+        removal = Removal(works, bus, blobs, features, pepper)
+        deletions = Deletions(db, removal, Lease(db, clock, DELETIONS_LEASE))
         registry = Registry(
             settings=settings, clock=clock, db=db, works=works, urls=urls, features=features, status=status,
             issuer=issuer_of(settings, http, clock),
-            blobs=BlobStore(settings.artifact_dir, settings.max_artifact_bytes), router_series=RouterSeries(bus, loads),
+            blobs=blobs, deletions=deletions, router_series=RouterSeries(bus, loads),
             loads=loads, schedulers=Schedulers(bus, settings.cluster), rollouts=rollouts, replays=Replays(db),
             commits=commits, metrics=metrics, publisher=publisher, proxies=Proxies(settings.trusted_proxies),
         )  # fmt: skip
@@ -146,6 +157,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             **status.tasks(),
             **feedback.tasks(),
             **rollouts.tasks(),
+            **deletions.tasks(),
             "relay": relay.run,
             "loads": loads.run,
             "usage": consumer.run,

@@ -51,6 +51,7 @@ DEAD_KEYS_S = 86_400.0
 """How long revoked and expired keys stay published."""
 _RETRY_S = 1.0
 _DAYS = 1_000_000
+_LAST = 2**62
 
 
 def key_record(row: KeyRow, epoch: int) -> Versioned:
@@ -72,6 +73,11 @@ def key_record(row: KeyRow, epoch: int) -> Versioned:
 
 def _versioned(epoch: int, version: int, value: Contract | None) -> Versioned:
     return Versioned(epoch=epoch, version=version, value=value.model_dump(mode="json") if value is not None else None)
+
+
+def _urgency(touched: Touched) -> int:
+    """Who may call goes before what is served."""
+    return 1 if touched.kind in ("model", "cluster") else 0
 
 
 @dataclass
@@ -125,7 +131,7 @@ class Publisher:
             await self._awake.wait()
             self._awake.clear()
             await self.bus.wait()
-            for touched in list(self._touched):
+            for touched in sorted(self._touched, key=_urgency):
                 self._touched.discard(touched)
                 written = False
                 try:
@@ -160,10 +166,18 @@ class Publisher:
             return [(BUCKET_CLUSTERS, name, self._cluster(cluster))] if cluster is not None else []
         state = await ModelStates(session).one(tenant, name)
         if state is None:
-            return []
+            return self._gone(tenant, name)
         return [
             (BUCKET_ROUTES, route_key(tenant, name), self._route(state)),
             (BUCKET_DESIRED, desired_key(self.cluster, tenant, name), self._desired(state)),
+        ]
+
+    def _gone(self, tenant: TenantId, model: str) -> list[tuple[str, str, Versioned]]:
+        """Of a deleted tenant's model: no version of it ever comes after this."""
+        last = Versioned(epoch=self.epoch, version=_LAST, value=None)
+        return [
+            (BUCKET_ROUTES, route_key(tenant, model), last),
+            (BUCKET_DESIRED, desired_key(self.cluster, tenant, model), last),
         ]
 
     async def _mark_validating(self, touched: Touched, entries: list[tuple[str, str, Versioned]]) -> None:

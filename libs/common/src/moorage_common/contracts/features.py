@@ -42,3 +42,10 @@ class OnlineResponse(Contract):
     fingerprint: str
     rows: int
     columns: list[FeatureColumn]
+
+
+class FeaturesForgotten(Contract):
+    """Answer of `DELETE /v1/features`: ask again with `cursor`, until it is 0."""
+
+    cursor: int = Field(ge=0)
+    removed: int = Field(description="Rows of the online store removed by this call.")

@@ -69,7 +69,7 @@ class TenantLimits(Contract):
     """Value of `limits/<tenant>`."""
 
     tenant: str
-    status: Literal["active", "suspended", "deleting"] = "active"
+    status: Literal["active", "suspended", "deleting", "deleted"] = "active"
     plan: str = "standard"
     weight: float = Field(default=1.0, gt=0, le=1000, description="Of its requests where tenants wait for one place.")
     requests_per_s: float = 1000.0

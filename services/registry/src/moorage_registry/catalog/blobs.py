@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,19 @@ class BlobStore:
         await asyncio.to_thread(_absorb, bytes(buffer), sha256.update, file)
         return f"sha256:{sha256.hexdigest()}", size
 
+    async def remove_all(self, tenant: TenantId) -> None:
+        """Remove every blob of the tenant. What cannot be removed raises OSError; what is not there is no error."""
+        await asyncio.to_thread(_remove, self.directory / tenant)
+
     def _check_size(self, size: int) -> None:
         if size > self.max_bytes:
             message = f"an artifact has at most {self.max_bytes} bytes here; push a smaller model or ask the operator"
             raise TooLarge(message, code="artifact_too_large")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _absorb(data: bytes, update: Callable[[bytes], object], file: BinaryIO) -> None:

@@ -7,11 +7,12 @@ shown in order, so a rollout reads those above the last it has seen. Labels are 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from nats.aio.msg import Msg
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from moorage_common.bus import Bus
 from moorage_common.clock import Clock
@@ -25,8 +26,11 @@ from moorage_registry.feedback.repository import FeedbackRepository, KeptOutput,
 from moorage_registry.feedback.settling import Settled, label_text, settle, told
 from moorage_registry.feedback.tables import FeedbackCountRow, LabelRow
 from moorage_registry.pulling import Pulling
+from moorage_registry.tenants.repository import TenantRepository
 
 log = structlog.get_logger()
+
+Item = TypeVar("Item", Feedback, AnsweredOutput)
 
 LABELS_CONSUMER = "registry-labels"
 OUTPUTS_CONSUMER = "registry-outputs"
@@ -99,8 +103,9 @@ class FeedbackIntake:
             async with self.db.write() as session:
                 rows = FeedbackRepository(session)
                 await rows.lock()
-                taken = await _take_labels(rows, storable[start : start + ITEMS])
-                await _trim_labels(rows, {one.tenant for one in storable[start : start + ITEMS]}, 2 * self.most_outputs)
+                part = await _of_open_tenants(session, storable[start : start + ITEMS])
+                taken = await _take_labels(rows, part)
+                await _trim_labels(rows, {one.tenant for one in part}, 2 * self.most_outputs)
             self.on_taken("labels", taken)
 
     async def take_outputs(self, outputs: Sequence[AnsweredOutput]) -> None:
@@ -108,10 +113,10 @@ class FeedbackIntake:
         storable = [one for one in outputs if _is_storable(one, _values(one))]
         self.on_taken("unreadable", len(outputs) - len(storable))
         for start in range(0, len(storable), ITEMS):
-            part = storable[start : start + ITEMS]
             async with self.db.write() as session:
                 rows = FeedbackRepository(session)
                 await rows.lock()
+                part = await _of_open_tenants(session, storable[start : start + ITEMS])
                 taken = await _take_outputs(rows, part)
                 await _trim_outputs(rows, {one.tenant for one in part}, self.most_outputs)
             self.on_taken("outputs", taken)
@@ -164,6 +169,12 @@ async def _acknowledge(messages: Sequence[Msg]) -> None:
 
 def _values(one: AnsweredOutput) -> str:
     return one.output.value + ("" if one.other is None else one.other.value)
+
+
+async def _of_open_tenants(session: AsyncSession, items: Sequence[Item]) -> list[Item]:
+    """Without those of tenants that are being deleted: nothing of theirs comes back."""
+    closed = await TenantRepository(session).closed_among({one.tenant for one in items})
+    return [one for one in items if one.tenant not in closed]
 
 
 def _is_storable(one: Feedback | AnsweredOutput, value: str) -> bool:

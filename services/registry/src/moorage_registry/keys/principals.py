@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from moorage_common import api_keys
 from moorage_common.contracts.keys import Rate
 from moorage_common.contracts.names import TenantId
-from moorage_common.errors import Forbidden, Unauthenticated
-from moorage_common.key_table import not_from_here
+from moorage_common.errors import Unauthenticated
+from moorage_common.key_table import not_from_here, not_served
 from moorage_common.networks import Networks
 from moorage_registry.keys.grants import Grant
 from moorage_registry.keys.repository import KeyRepository
@@ -51,7 +51,7 @@ class Principal:
 async def authenticate(session: AsyncSession, pepper: str, text: str, now: float, address: str = "") -> Principal:
     """The bearer of the key `text`, who called from `address` ("" where that is not known).
 
-    Raises Unauthenticated; Forbidden where its tenant is suspended, or the key is for other networks.
+    Raises Unauthenticated; Forbidden where its tenant is not active, or the key is for other networks.
     """
     key = api_keys.parse(text)
     if key is None:
@@ -68,9 +68,8 @@ async def authenticate(session: AsyncSession, pepper: str, text: str, now: float
         raise Unauthenticated("this API key is not valid yet", code="key_not_yet_valid")
     if row.cidrs and not Networks(row.cidrs).hold(address):
         raise not_from_here(address)
-    if status == "suspended":
-        message = "this tenant is suspended; ask the platform's operator"
-        raise Forbidden(message, code="tenant_suspended")
+    if status != "active":
+        raise not_served(status)
     return principal_of(row)
 
 

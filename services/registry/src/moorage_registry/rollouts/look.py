@@ -187,7 +187,8 @@ class Looks:
             labels = await rows.labels(watch.tenant, row.model, watch.settled_to, _LABELS)
             guarded = row.step >= guard_of(watch.policy)
             delays = await rows.label_delays(watch.tenant, row.model, _DELAYS) if guarded else []
-        assert version is not None  # noqa: S101 - versions are never deleted
+        if version is None:
+            raise Stale(row.id)  # its tenant is being deleted
         watch.see_labels(list(labels), now)
         status = self.status.of(watch.tenant, row.model)
         loads = self.loads.in_flight(watch.tenant)

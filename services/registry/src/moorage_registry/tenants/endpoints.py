@@ -12,6 +12,7 @@ from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import Principal
 from moorage_registry.tenants.models import LimitsChange, NewTenant, Tenant, TenantList
 from moorage_registry.tenants.plans import begun, planned
+from moorage_registry.tenants.removal import remains
 from moorage_registry.tenants.repository import TenantRepository
 from moorage_registry.tenants.service import TenantService, existing, no_tenant, tenant_of
 
@@ -37,10 +38,35 @@ async def get_tenant(tenant: str, principal: Annotated[Principal, require(ANY_KE
     if tenant != principal.tenant and not principal.is_admin:
         raise no_tenant(tenant)
     async with registry.db.read() as session:
-        return tenant_of(await existing(TenantRepository(session), TenantId(tenant)))
+        row = await existing(TenantRepository(session), TenantId(tenant))
+        return tenant_of(row, await remains(session, TenantId(tenant)) if row.status == "deleting" else None)
 
 
 @router.put("/{tenant}/limits")
 async def set_limits(tenant: str, body: LimitsChange, principal: Operator, registry: RegistryDep) -> TenantLimits:
     async with registry.works.begin(TenantId(tenant), principal.kid) as work:
         return await TenantService(work).set_limits(planned(body, registry.settings.plans))
+
+
+@router.post("/{tenant}/suspend")
+async def suspend_tenant(tenant: str, principal: Operator, registry: RegistryDep) -> Tenant:
+    """Refuse its keys, within a second, at every door. What runs goes on, and nothing is lost."""
+    async with registry.works.begin(TenantId(tenant), principal.kid) as work:
+        return await TenantService(work).suspend()
+
+
+@router.post("/{tenant}/resume")
+async def resume_tenant(tenant: str, principal: Operator, registry: RegistryDep) -> Tenant:
+    async with registry.works.begin(TenantId(tenant), principal.kid) as work:
+        return await TenantService(work).resume()
+
+
+@router.delete("/{tenant}", status_code=202)
+async def delete_tenant(tenant: str, principal: Operator, registry: RegistryDep, confirm: str = "") -> Tenant:
+    """Remove all that the tenant has, in the background; its ledger and audit trail stay, and so does its name."""
+    name = TenantId(tenant)
+    async with registry.works.begin(name, principal.kid) as work:
+        row = await TenantService(work).delete(confirm)
+        told = tenant_of(row, await remains(work.session, name) if row.status == "deleting" else None)
+    registry.deletions.wake()
+    return told

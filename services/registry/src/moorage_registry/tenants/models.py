@@ -85,10 +85,21 @@ class NewTenant(BaseModel):
     limits: LimitsChange = LimitsChange()
 
 
+class Deletion(BaseModel):
+    """How far a tenant's deletion is."""
+
+    asked_at: Instant
+    asked_by: str
+    remaining: dict[str, int] = Field(description="What is still to go, by kind; empty: nothing is.")
+    waits_for: str = Field(description="Why it does not go on; empty while it does.")
+
+
 class Tenant(BaseModel):
     name: str
+    status: Literal["active", "suspended", "deleting", "deleted"]
     limits: TenantLimits
     created_at: Instant
+    deletion: Deletion | None = Field(default=None, description="Of a tenant that is being deleted, or was.")
 
 
 class TenantList(BaseModel):

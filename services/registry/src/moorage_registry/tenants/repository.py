@@ -9,6 +9,9 @@ from moorage_common.contracts.names import TenantId
 from moorage_common.db import insert_into
 from moorage_registry.tenants.tables import EpochRow, TenantRow
 
+CLOSED = ("deleting", "deleted")
+"""Statuses of tenants that nothing new is taken of."""
+
 
 class TenantRepository:
     def __init__(self, session: AsyncSession) -> None:
@@ -25,6 +28,25 @@ class TenantRepository:
         """The tenant; with `lock`, held against other locks alone: rows that refer to it may still be added."""
         query = select(TenantRow).where(TenantRow.name == tenant)
         return await self._session.scalar(query.with_for_update(key_share=True) if lock else query)
+
+    async def lock_out(self, tenant: TenantId) -> TenantRow | None:
+        """The tenant, once every transaction that changes something of it has ended."""
+        return await self._session.scalar(select(TenantRow).where(TenantRow.name == tenant).with_for_update())
+
+    async def status_held(self, tenant: TenantId) -> str | None:
+        """The tenant's status, which stays so until the transaction ends as far as `lock_out` goes."""
+        query = select(TenantRow.status).where(TenantRow.name == tenant)
+        return await self._session.scalar(query.with_for_update(read=True, key_share=True))
+
+    async def closed(self, *statuses: str) -> Sequence[TenantRow]:
+        """Tenants that are being deleted, or were, by name."""
+        query = select(TenantRow).where(TenantRow.status.in_(statuses or CLOSED)).order_by(TenantRow.name)
+        return (await self._session.scalars(query)).all()
+
+    async def closed_among(self, tenants: set[str]) -> set[str]:
+        """Those of the tenants that are being deleted, or were."""
+        query = select(TenantRow.name).where(TenantRow.name.in_(tenants), TenantRow.status.in_(CLOSED))
+        return set(await self._session.scalars(query))
 
     async def all(self) -> Sequence[TenantRow]:
         """Every tenant by name: for operators and publication."""

@@ -8,6 +8,11 @@ from moorage_common.db import Base
 
 
 class TenantRow(Base):
+    """A tenant. A deleted one's row stays, so its name is never given again.
+
+    `deletion` is `{asked_at, asked_by, waits_for}` of one that is being deleted, or was.
+    """
+
     __tablename__ = "tenants"
 
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -28,6 +33,7 @@ class TenantRow(Base):
     requests_per_month: Mapped[int | None]
     version: Mapped[int]
     created_at: Mapped[float]
+    deletion: Mapped[dict[str, Any] | None]
 
 
 class EpochRow(Base):

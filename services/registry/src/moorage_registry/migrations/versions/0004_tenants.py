@@ -27,6 +27,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("weight", sa.Double(), nullable=False, server_default="4"))
         batch_op.add_column(sa.Column("model_rates", sa.JSON(none_as_null=True), nullable=False, server_default="[]"))
         batch_op.add_column(sa.Column("requests_per_month", sa.BigInteger(), nullable=True))
+        batch_op.add_column(sa.Column("deletion", sa.JSON(none_as_null=True), nullable=True))
     op.create_table(
         "memberships",
         sa.Column("tenant", sa.String(), nullable=False),
@@ -79,7 +80,7 @@ def downgrade() -> None:
     op.drop_table("usage_reservations")
     op.drop_table("memberships")
     with op.batch_alter_table("tenants") as batch_op:
-        for column in ("requests_per_month", "model_rates", "weight", "plan"):
+        for column in ("deletion", "requests_per_month", "model_rates", "weight", "plan"):
             batch_op.drop_column(column)
     with op.batch_alter_table("api_keys") as batch_op:
         batch_op.drop_index(op.f("ix_api_keys_subject"))
