@@ -13,7 +13,8 @@ from moorage_sdk.cli.context import parse_pairs, parse_profiles, parse_weights
 from moorage_sdk.cli.output import print_line, print_rows
 from moorage_sdk.errors import SdkError
 
-COMMANDS = ("login", "push", "deploy", "apply", "models", "versions", "traffic", "infer", "bench", "status", "usage",
+COMMANDS = ("login", "logout", "members",
+             "push", "deploy", "apply", "models", "versions", "traffic", "infer", "bench", "status", "usage",
             "events", "logs", "whoami", "up", "keys", "tenants", "explain", "gpus",
             "defragment", "nodes", "quota", "scheduler", "rollout", "feedback")  # fmt: skip
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("MOORAGE_")}

@@ -303,6 +303,7 @@ async def test_everybody_may_ask_how_to_sign_in(people: People) -> None:
         "issuer": people.idp.issuer,
         "client_id": "moorage-cli",
         "token": "access_token",
+        "router": "",
     }
 
 

@@ -15,6 +15,7 @@ from moorage_sdk.errors import MoorageApiError, NotConfigured
 from moorage_sdk.feedback import FeedbackTaken, Label, feedback_calls, together
 from moorage_sdk.inference import Inference
 from moorage_sdk.manifest import Manifest
+from moorage_sdk.people import People
 from moorage_sdk.profiles import Profile, resolve
 from moorage_sdk.protocol import InferOptions
 from moorage_sdk.quantities import Quantity
@@ -74,6 +75,7 @@ class Client:
         self._inference = Inference(self._to_router)
         self._progress = progress
         self.registry = RegistryApi(self._to_registry)
+        self.people = People(self._to_registry)
         self.rollouts = Rollouts(self._to_registry, progress)
 
     @classmethod

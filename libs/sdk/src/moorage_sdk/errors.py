@@ -6,6 +6,7 @@ SdkError                 every failure below; its text says what to do
 ├── ModelRefused         a model or file that is not accepted as it is
 ├── VersionRejected      validation of a pushed version failed
 ├── RolledBack           a rollout that was waited for was rolled back or aborted
+├── SignInFailed         a person's sign-in at the identity provider ended without a token
 ├── WaitTimedOut         what was waited for did not happen in time
 ├── InvalidManifest      a manifest that cannot be applied
 └── InvalidQuantity      `gpu: 1.5`, `memory: 4GB`
@@ -57,6 +58,10 @@ class RolledBack(SdkError):
     def __init__(self, message: str, rollout: "Rollout") -> None:
         super().__init__(message)
         self.rollout = rollout
+
+
+class SignInFailed(SdkError):
+    """Nobody is signed in; the text says why, and who can help."""
 
 
 class WaitTimedOut(SdkError):

@@ -32,7 +32,7 @@ class RegistryApi:
         self._http = transport
 
     def whoami(self) -> Json:
-        """`{tenant, kid, scopes}` of the key."""
+        """`{tenant, kid, scopes, subject}` of the key; `subject` is the person whose session it is, "" for API keys."""
         return dict(self._http.json("GET", "/v1/whoami"))
 
     # tenants and keys

@@ -119,7 +119,7 @@ class Transport:
         self._http = httpx.Client(
             base_url=service.base_url,
             limits=_limits(connections),
-            headers={"authorization": f"Bearer {service.api_key}", **service.headers},
+            headers=service.all_headers,
             verify=_verify(service),
             trust_env=not service.is_loopback,
         )
@@ -203,7 +203,7 @@ class AsyncTransport:
         self._http = httpx.AsyncClient(
             base_url=service.base_url,
             limits=_limits(connections),
-            headers={"authorization": f"Bearer {service.api_key}", **service.headers},
+            headers=service.all_headers,
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             verify=_verify(service),
             trust_env=not service.is_loopback,

@@ -99,18 +99,26 @@ class Service:
     Attributes:
         setting: the variable that sets `base_url`, for the text of `NotConfigured`.
         headers: sent with every call.
+        needs_key: False for what is open to everybody.
     """
 
     base_url: str
     api_key: str = field(repr=False)
     setting: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    needs_key: bool = True
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """`headers` and the key."""
+        bearer = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return {**bearer, **self.headers}
 
     def check_configured(self) -> None:
         """Raises NotConfigured without an address or a key."""
         if not self.base_url:
             raise NotConfigured(f"{self.setting} is not set; set it, or run: moorage login")
-        if not self.api_key:
+        if self.needs_key and not self.api_key:
             raise NotConfigured("no API key is set; set MOORAGE_API_KEY, or run: moorage login")
 
     @property

@@ -15,6 +15,7 @@ from moorage_sdk.cli import (
     keys,
     ledger,
     manifests,
+    members,
     nodes,
     platform,
     quota,
@@ -50,6 +51,7 @@ def options(
 
 
 app.command()(account.login)
+app.command()(account.logout)
 app.command()(account.whoami)
 app.command()(catalog.push)
 app.command()(catalog.models)
@@ -73,6 +75,7 @@ app.add_typer(nodes.app, name="nodes")
 app.add_typer(quota.app, name="quota")
 app.add_typer(scheduler.app, name="scheduler")
 app.add_typer(keys.app, name="keys")
+app.add_typer(members.app, name="members")
 app.add_typer(tenants.app, name="tenants")
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
 app.command()(platform.up)

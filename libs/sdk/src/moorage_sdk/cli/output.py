@@ -12,10 +12,10 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    sys.stdout.write(_harmless(text) + "\n")
+    sys.stdout.write(harmless(text) + "\n")
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """`text` without what a terminal would obey: reasons and log lines are what somebody's model said."""
     return "".join(letter if letter.isprintable() or letter in "\t\n" else "?" for letter in text)
 
@@ -26,8 +26,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
-        return _harmless(",".join(str(item) for item in value))
-    return _harmless(" ".join(str(value).split()))
+        return harmless(",".join(str(item) for item in value))
+    return harmless(" ".join(str(value).split()))
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool = False) -> None:

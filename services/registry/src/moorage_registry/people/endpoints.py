@@ -23,10 +23,14 @@ KeysAdmin = Annotated[Principal, require("keys:admin")]
 @router.get("/identity", dependencies=[anyone()])
 async def identity(registry: RegistryDep) -> Identity:
     if registry.issuer is None:
-        return Identity(identity="none")
+        return Identity(identity="none", router=registry.settings.router_url)
     expected = registry.issuer.expected
     return Identity(
-        identity=registry.settings.identity, issuer=expected.issuer, client_id=expected.client_id, token=expected.taken
+        identity=registry.settings.identity,
+        issuer=expected.issuer,
+        client_id=expected.client_id,
+        token=expected.taken,
+        router=registry.settings.router_url,
     )
 
 

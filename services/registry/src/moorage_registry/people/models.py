@@ -23,6 +23,7 @@ class Identity(BaseModel):
     issuer: str = ""
     client_id: str = ""
     token: Taken | None = Field(default=None, description="Which of the provider's tokens POST /v1/sessions takes.")
+    router: str = Field(default="", description="The router's address, where the registry knows it.")
 
 
 class NewSession(BaseModel):
