@@ -34,10 +34,10 @@ class Keys:
 
     entries: dict[str, Versioned] = field(default_factory=dict)
 
-    def new(self, tenant: str, *scopes: str) -> api_keys.ApiKey:
+    def new(self, tenant: str, *scopes: str, **fields: Any) -> api_keys.ApiKey:
         key = api_keys.mint("test")
         digest = api_keys.digest(PEPPER, key.secret)
-        record = KeyRecord(kid=key.kid, tenant=tenant, digest=digest, scopes=list(scopes))
+        record = KeyRecord(kid=key.kid, tenant=tenant, digest=digest, scopes=list(scopes), **fields)
         self.entries[key.kid] = Versioned(epoch=1, version=1, value=record.model_dump(mode="json"))
         return key
 

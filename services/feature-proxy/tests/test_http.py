@@ -212,3 +212,18 @@ async def test_no_key_of_a_tenant_has_features_forgotten(proxy: Any) -> None:
     answer = await proxy.http.delete("/v1/features", headers=as_bearer(proxy.reader.text))
     assert code(answer) == (403, "scope_missing")
     assert (await proxy.online("acme", "svc", shop_id=[1])).status_code == 200
+
+
+async def test_a_key_bound_to_networks_is_refused_outside_of_them_unless_a_trusted_proxy_says_where_it_is(
+    start_proxy: Any, redis_url: str
+) -> None:
+    for trusted, code in (([], "key_network"), (["127.0.0.0/8"], "")):
+        async with start_proxy(redis_url, trusted_proxies=trusted) as proxy:
+            key = proxy.keys.new("acme", "features:read", cidrs=["198.51.100.0/24"])
+            await proxy.writer.put(key.kid, proxy.keys.entries[key.kid])
+            headers = {"authorization": f"Bearer {key.text}", "x-forwarded-for": "198.51.100.7"}
+            deadline = time.monotonic() + 10
+            while (answer := await proxy.http.get("/v1/features/services", headers=headers)).status_code == 401:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+            assert (answer.status_code, answer.json().get("code", "")) == (403 if code else 200, code)

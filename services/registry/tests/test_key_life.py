@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from moorage_common.contracts.keys import KeyRecord, Rate
+from moorage_common.contracts.keys import KeyRecord, KeyTables, Rate
+from moorage_common.secrets import internal_token
 from moorage_registry.keys.grants import Grant
 from moorage_registry.keys.service import KeyService
 from moorage_registry.testing import Caller, Json, Platform
@@ -174,3 +175,19 @@ async def test_every_change_of_a_key_is_an_event_without_its_secret(demo: Caller
 def test_a_record_of_an_older_registry_is_read_as_unbound() -> None:
     record = KeyRecord.model_validate({"kid": "k", "tenant": "t", "digest": "d", "scopes": []})
     assert (record.cidrs, record.rate, record.subject) == ([], None, "")
+
+
+async def test_moorages_own_processes_read_all_keys_and_limits_and_no_key_does(
+    platform: Platform, demo: Caller
+) -> None:
+    gone = await demo.ok("POST", "/v1/keys", json={"scopes": ["infer:*"]})
+    await demo.ok("DELETE", f"/v1/keys/{gone['kid']}")
+    headers = {"authorization": f"Bearer {internal_token(platform.registry.pepper)}"}
+    answer = await demo.http.get("/v1/internal/keys", headers=headers)
+    tables = KeyTables.model_validate_json(answer.content)
+    assert tables.keys == await platform.registry.publisher.all_keys()
+    assert KeyRecord.model_validate(tables.keys[gone["kid"]].value).revoked
+    assert tables.limits.keys() == {"platform", demo.tenant}
+    for caller in (demo, platform.operator):
+        refused = await caller.call("GET", "/v1/internal/keys")
+        assert (refused.status_code, refused.json()["code"]) == (401, "internal_only")

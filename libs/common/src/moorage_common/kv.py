@@ -65,6 +65,19 @@ class BucketReader:
         self.on_change(key, entry)
         return True
 
+    def take_whole(self, whole: Mapping[str, Versioned], held: Mapping[str, Versioned]) -> None:
+        """Take all that the writer has, heard another way than by the bus.
+
+        Args:
+            held: the entries as they were when the writer was asked. What is newer is not gone for lacking in `whole`.
+        """
+        for key, entry in whole.items():
+            self.accept(key, entry)
+        for key, entry in held.items():
+            if key not in whole and self.entries.get(key) is entry:
+                self._drop(key)
+        self.synced.set()
+
     def silence_s(self) -> float:
         """Seconds since the last heartbeat."""
         return time.monotonic() - self._last_heartbeat

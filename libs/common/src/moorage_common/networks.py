@@ -89,6 +89,10 @@ class Proxies:
     def __init__(self, trusted: Sequence[str]) -> None:
         self._trusted = Networks(trusted)
 
+    def trust(self, peer: str) -> bool:
+        """Whether what `peer` says of whom it was called by is taken."""
+        return self._trusted.hold(peer)
+
     def caller(self, peer: str, forwarded: str | None) -> str:
         """Where a request came from: the rightmost hop that is no trusted proxy.
 

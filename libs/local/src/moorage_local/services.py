@@ -224,6 +224,7 @@ def _router(plan: Plan, name: str, listener: int, others: Sequence[int]) -> dict
         "MOORAGE_PEPPER": plan.credentials.pepper,
         "MOORAGE_REDIS_URL": plan.redis_url,
         "MOORAGE_STATE_DIR": str(plan.state / "router"),
+        "MOORAGE_REGISTRY_URL": plan.registry_url,
         "MOORAGE_FEATURE_PROXY_URL": plan.feature_proxy_url,
     }
 
@@ -248,6 +249,7 @@ def _feature_proxy(plan: Plan) -> dict[str, str]:
         "MOORAGE_PEPPER": plan.credentials.pepper,
         "MOORAGE_REDIS_URL": plan.features_url,
         "MOORAGE_STATE_DIR": str(plan.state / "feature-proxy"),
+        "MOORAGE_REGISTRY_URL": plan.registry_url,
     }
 
 

@@ -12,6 +12,7 @@ from moorage_common.contracts.names import TenantId, is_name
 from moorage_common.errors import BadRequest, Forbidden, Unauthenticated, Unavailable
 from moorage_common.key_table import KeyTable, bearer, require_scope
 from moorage_common.kv import BucketReader
+from moorage_common.networks import Proxies
 from moorage_common.secrets import internal_token
 
 INTERNAL = "internal"
@@ -26,12 +27,13 @@ class Authenticator:
     reader: BucketReader
     pepper: str
     clock: Clock
+    proxies: Proxies
 
-    def tenant(self, authorization: str | None, acting_for: str | None, scope: str) -> TenantId:
-        """The tenant, if its key carries `scope`; the internal token carries all.
+    def tenant(self, authorization: str | None, acting_for: str | None, scope: str, address: str) -> TenantId:
+        """The tenant, if its key carries `scope` and may be used from `address`; the internal token carries all.
 
         Raises:
-            Unauthenticated, Forbidden: no valid key, or a key without the scope.
+            Unauthenticated, Forbidden: no valid key, a key without the scope, or one for other networks.
             BadRequest: the internal token without a tenant.
             Unavailable: the keys have not been read yet.
         """
@@ -41,7 +43,7 @@ class Authenticator:
                 raise BadRequest("send the tenant's name in the header Moorage-Tenant", code="tenant_absent")
             return TenantId(acting_for)
         try:
-            record = self.keys.check(credential, self.clock())
+            record = self.keys.check(credential, self.clock(), address)
         except Unauthenticated as error:
             if error.code == "key_unknown" and not self.reader.synced.is_set():
                 message = "API keys are still being read; try again"
@@ -62,6 +64,8 @@ def require(scope: str) -> Any:
         moorage_tenant: Annotated[str | None, Header()] = None,
     ) -> TenantId:
         authenticator: Authenticator = request.app.state.deps.authenticator
-        return authenticator.tenant(authorization, moorage_tenant, scope)
+        peer = request.client.host if request.client is not None else ""
+        hops = ",".join(request.headers.getlist("x-forwarded-for")) or None
+        return authenticator.tenant(authorization, moorage_tenant, scope, authenticator.proxies.caller(peer, hops))
 
     return Depends(ruled(tenant, scope))

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from moorage_common.bus import Bus
 from moorage_common.clock import wall_clock
 from moorage_common.contracts.names import BUCKET_KEYS, BUCKET_LIMITS
+from moorage_common.key_refresh import KeyRefresh
 from moorage_common.key_table import KeyTable
 from moorage_common.kv import BucketReader
+from moorage_common.networks import Proxies
 from moorage_feature_proxy.auth import Authenticator
 from moorage_feature_proxy.lookup import Lookup
 from moorage_feature_proxy.metrics import Metrics
@@ -45,11 +47,12 @@ async def running(settings: Settings, metrics: Metrics) -> AsyncIterator[Deps]:
         connections=settings.redis_connections,
         metrics=metrics,
     )
+    refresh = KeyRefresh(settings.registry_url, pepper, keys_reader, limits_reader)
     await bus.start()
-    followers = [asyncio.create_task(reader.run()) for reader in (keys_reader, limits_reader)]
+    followers = [asyncio.create_task(follower.run()) for follower in (keys_reader, limits_reader, refresh)]
     try:
         yield Deps(
-            authenticator=Authenticator(keys, keys_reader, pepper, wall_clock),
+            authenticator=Authenticator(keys, keys_reader, pepper, wall_clock, Proxies(settings.trusted_proxies)),
             uploads=uploads,
             store=store,
             lookup=Lookup(uploads, store, metrics, wall_clock),

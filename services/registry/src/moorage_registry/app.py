@@ -19,6 +19,7 @@ from moorage_registry.deps import running
 from moorage_registry.events.endpoints import router as events
 from moorage_registry.feedback.endpoints import router as feedback
 from moorage_registry.keys.endpoints import router as keys
+from moorage_registry.keys.internal_endpoints import router as internal_keys
 from moorage_registry.metrics import Metrics, RequestMetrics
 from moorage_registry.people.endpoints import router as people
 from moorage_registry.rings.endpoints import router as rings
@@ -31,7 +32,7 @@ from moorage_registry.usage.endpoints import router as usage
 JSON_MAX_BYTES = 1024 * 1024
 _JSON_ROUTERS: tuple[APIRouter, ...] = (
     tenants, limits, keys, people, catalog, deployments, rollouts, feedback, rings, clusters, usage, events, audit,
-    tenant_metrics,
+    tenant_metrics, internal_keys,
 )  # fmt: skip
 
 

@@ -11,8 +11,11 @@ from prometheus_client.core import Metric
 
 from moorage_common import secrets
 from moorage_common.bus import Bus
+from moorage_common.contracts.names import BUCKET_KEYS, BUCKET_LIMITS
 from moorage_common.contracts.versioned import Versioned
+from moorage_common.key_refresh import KeyRefresh
 from moorage_common.key_table import KeyTable
+from moorage_common.networks import Proxies
 from moorage_router.auth import Authenticator
 from moorage_router.catalog import Catalog
 from moorage_router.endpoints import Endpoints
@@ -61,6 +64,7 @@ class Deps:
     parking: Parking
     feature_pool: Pool
     tables: Tables
+    refresh: KeyRefresh
     usage: UsageShipper
     book: Book
     signals: SignalsShipper
@@ -102,10 +106,13 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
         bus, settings.state_dir / f"{settings.router_name}.snapshot.json",
         keys=keys.on_key, limits=on_limits, routes=routes.apply, endpoints=hosts.apply,
     )  # fmt: skip
+    refresh = KeyRefresh(
+        settings.registry_url, pepper, tables.readers[BUCKET_KEYS], tables.readers[BUCKET_LIMITS]
+    )  # fmt: skip
     started = time.monotonic()
 
     def stale() -> bool:
-        silence_s = min(tables.keys_silence_s(), time.monotonic() - started)
+        silence_s = min(refresh.silence_s(), time.monotonic() - started)
         return not settings.serve_stale_keys and silence_s > settings.stale_keys_s
 
     meter = UsageMeter()
@@ -126,12 +133,12 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
         gateway, Catalog(routes, exchange),
         FeedbackService(limits, bus, request_id_secret, metrics), metrics,
         lambda: None if tables.known else "the router has not read its tables from the bus yet",
-        secret=request_id_secret,
+        secret=request_id_secret, proxies=Proxies(settings.trusted_proxies),
     )  # fmt: skip
     deps = Deps(
         bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, waker=waker, parking=parking,
-        feature_pool=feature_pool, tables=tables, usage=usage, book=book, signals=signals, outputs=outputs,
-        shadows=shadows, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
+        feature_pool=feature_pool, tables=tables, refresh=refresh, usage=usage, book=book, signals=signals,
+        outputs=outputs, shadows=shadows, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
         tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
         months=months, stats=exchange, metrics=metrics, endpoints=endpoints,
     )  # fmt: skip
@@ -146,7 +153,8 @@ async def running(deps: Deps) -> AsyncIterator[None]:
     await deps.bus.start()
     work = [
         *(reader.run() for reader in deps.tables.readers.values()),
-        deps.tables.run_snapshots(), deps.limits.run(), deps.usage.run_commits(), deps.usage.run_shipping(),
+        deps.refresh.run(), deps.tables.run_snapshots(),
+        deps.limits.run(), deps.usage.run_commits(), deps.usage.run_shipping(),
         deps.load.run(), deps.tenant_series.run(), deps.stats.run(), deps.signals.run(), deps.outputs.run(),
         deps.months.run(), _sweep(deps),
     ]  # fmt: skip
@@ -208,6 +216,8 @@ def _gauges(deps: Deps) -> Iterable[Metric]:
     yield gauge("moorage_router_outputs_waiting", "Kept outputs not shipped.", [], [((), float(deps.outputs.waiting))])
     yield gauge("moorage_router_limit_store_away", "1 while Redis is away.", [], [((), float(state.breaker.opened))])
     yield gauge("moorage_router_routers", "Routers that share the limits.", [], [((), float(state.routers))])
+    reads = [(("answered",), float(deps.refresh.reads)), (("failed",), float(deps.refresh.failures))]
+    yield counter("moorage_router_registry_reads", "Reads of keys from the registry.", ["outcome"], reads)
     yield gauge(
         "moorage_router_table_silence_seconds", "Since a table's writer was last heard.", ["bucket"],
         [((bucket,), min(reader.silence_s(), 1e9)) for bucket, reader in deps.tables.readers.items()],

@@ -12,8 +12,10 @@ from moorage_common.contracts import host_calls
 from moorage_common.contracts.request_id import RequestIds
 from moorage_common.errors import Internal, MoorageError, TooLarge, Unavailable
 from moorage_common.http1 import ClientGone, Exchange
+from moorage_common.networks import Proxies
 from moorage_router import openapi, operations
 from moorage_router.access import Access, Asked
+from moorage_router.auth import caller_of
 from moorage_router.bodies import IncomingBody
 from moorage_router.calls import Call, call_of
 from moorage_router.catalog import INDEX_BODY_BYTES, Catalog, index_request_refused
@@ -41,8 +43,10 @@ class Endpoints:
         ready: Callable[[], str | None],
         *,
         secret: bytes,
+        proxies: Proxies,
     ) -> None:
         """`ready` says why the router cannot serve, or None; `secret` is that of request ids."""
+        self._proxies = proxies
         self._gateway = gateway
         self._access = Access(gateway)
         self._catalog = catalog
@@ -61,6 +65,7 @@ class Endpoints:
             call: Call | None = head.memo
             if call is None:
                 call = head.memo = call_of(head)
+                call.credentials.address = caller_of(self._proxies, exchange)
             if call.kind == "infer":
                 asked = InferCall(call, IncomingBody(exchange))
                 try:

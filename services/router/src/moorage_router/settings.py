@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from moorage_common.settings import ServiceSettings
+from moorage_common.networks import Cidr
+from moorage_common.settings import TRUSTED_PROXIES, ServiceSettings
 
 
 class RouterSettings(ServiceSettings):
@@ -13,6 +14,10 @@ class RouterSettings(ServiceSettings):
     pepper: SecretStr = Field(description="The platform's secret: key digests, request ids and internal calls use it.")
     redis_url: SecretStr = Field(description="Redis that holds the rate limits.")
     state_dir: Path = Field(description="Directory of the snapshot and the usage log; it must outlive the process.")
+    registry_url: str = Field(
+        default="", description="Base URL of the registry, asked for keys and limits while the bus is silent."
+    )
+    trusted_proxies: list[Cidr] = Field(default=[], description=TRUSTED_PROXIES)
     feature_proxy_url: str = Field(
         default="http://127.0.0.1:8300", description="Base URL of the feature-proxy, plain http."
     )

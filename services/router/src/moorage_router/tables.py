@@ -51,10 +51,6 @@ class Tables:
         """Whether there is something to serve: every bucket was read whole, now or by an earlier process."""
         return self.restored or all(reader.synced.is_set() for reader in self.readers.values())
 
-    def keys_silence_s(self) -> float:
-        """Seconds since the writer of the keys was last heard."""
-        return self.readers[BUCKET_KEYS].silence_s()
-
     async def run_snapshots(self) -> None:
         """Write the file, at most once a second, when something changed."""
         while True:

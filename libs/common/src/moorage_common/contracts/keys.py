@@ -6,6 +6,7 @@ from pydantic import Field
 
 from moorage_common.contracts.model import Contract
 from moorage_common.contracts.names import model_glob_matches
+from moorage_common.contracts.versioned import Versioned
 
 MODEL_SCOPES = frozenset({"infer", "feedback"})
 PLAIN_SCOPES = frozenset(
@@ -84,3 +85,10 @@ class TenantLimits(Contract):
     model_rates: list[ModelRate] = Field(default=[], description="Of single models, within the tenant's rate.")
     requests_per_month: int | None = Field(default=None, description="Calendar month, UTC; None: no bound.")
     on_store_loss: Literal["local", "closed", "open"] = "local"
+
+
+class KeyTables(Contract):
+    """Answer of `GET /v1/internal/keys`: the whole of the buckets `keys` and `limits`, by their keys."""
+
+    keys: dict[str, Versioned]
+    limits: dict[str, Versioned]

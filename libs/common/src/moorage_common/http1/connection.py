@@ -28,12 +28,14 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_close_after", "_elsewhere", "_idle", "_incoming", "_known", "_known_head", "_known_total", "_lingers",
         "_paused", "_queue", "_receiver", "_sending", "_server", "_since", "_task", "_transport", "_writable",
-        "exchange", "limits",
+        "exchange", "limits", "peer",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
         self._server = server
         self.limits = server.limits
+        self.peer = ""
+        """Address of the other end; empty where it has none."""
         self._incoming = Incoming(self)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
@@ -52,6 +54,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        name = transport.get_extra_info("peername")
+        self.peer = name[0] if isinstance(name, tuple) else ""
         self._server.connections.add(self)
         if len(self._server.connections) > self.limits.connections:
             self._refuse(TOO_MANY)

@@ -44,6 +44,11 @@ class Exchange:
             self._lost = self.continued = self.chunked_answer = False
             self.received = self.waiting_bytes = 0
 
+    @property
+    def peer(self) -> str:
+        """Address that the connection came from; empty where it has none."""
+        return self._connection.peer
+
     # -- the request's body
 
     def feed(self, part: bytes) -> None:
