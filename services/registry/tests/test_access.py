@@ -25,6 +25,7 @@ EXPECTED_RULES = {
     "GET /v1/whoami": "any key",
     "POST /v1/keys": "keys:admin",
     "GET /v1/keys": "keys:admin",
+    "POST /v1/keys/leaked": "anyone",
     "GET /v1/keys/{kid}": "keys:admin",
     "PATCH /v1/keys/{kid}": "keys:admin",
     "POST /v1/keys/{kid}/rotate": "keys:admin",

@@ -53,6 +53,7 @@ async def bearer(registry: Registry, authorization: str | None, acting_for: str 
         raise Unauthenticated(message, code="key_missing")
     async with registry.db.read() as session:
         principal = await authenticate(session, registry.pepper, key.strip(), registry.clock(), address)
+        registry.uses.note(principal.kid, registry.clock())
         if acting_for is None or acting_for == principal.tenant:
             return principal
         if not principal.is_admin:

@@ -27,8 +27,10 @@ from moorage_registry.deployments.router_series import RouterSeries
 from moorage_registry.deployments.status import StatusReports
 from moorage_registry.events.service import Commits
 from moorage_registry.feedback.intake import FeedbackIntake
+from moorage_registry.keys.leaks import Leaks
 from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import PLATFORM, KeyService, Principal
+from moorage_registry.keys.uses import KeyUses
 from moorage_registry.metrics import Metrics
 from moorage_registry.people.issuer import Issuer, issuer_of
 from moorage_registry.publisher import Publisher
@@ -76,6 +78,8 @@ class Registry:
     metrics: Metrics
     publisher: Publisher
     proxies: Proxies
+    leaks: Leaks
+    uses: KeyUses
 
     @property
     def pepper(self) -> str:
@@ -136,7 +140,8 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
         features = FeatureServices(http, settings.feature_proxy_url, pepper)
         looks = Looks(works, bus, clock, Lease(db, clock), status, loads, SkewGate(features, clock))
         rollouts = Controller(db, looks, publisher.put_route, metrics.rollouts)
-        consumer = UsageConsumer(db, bus, clock, metrics.usage_taken)
+        uses = KeyUses(db)
+        consumer = UsageConsumer(db, bus, clock, metrics.usage_taken, uses.note_all)
         reservations = Reservations(db, bus, clock)
         feedback = FeedbackIntake(db, bus, clock, settings.feedback_outputs, metrics.feedback_taken)
         blobs = BlobStore(settings.artifact_dir, settings.max_artifact_bytes)
@@ -148,6 +153,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             blobs=blobs, deletions=deletions, router_series=RouterSeries(bus, loads),
             loads=loads, schedulers=Schedulers(bus, settings.cluster), rollouts=rollouts, replays=Replays(db),
             commits=commits, metrics=metrics, publisher=publisher, proxies=Proxies(settings.trusted_proxies),
+            leaks=Leaks(works, pepper), uses=uses,
         )  # fmt: skip
         await _bootstrap(registry)
         await bus.start()
@@ -161,6 +167,7 @@ async def running(settings: Settings, metrics: Metrics, clock: Clock = wall_cloc
             "relay": relay.run,
             "loads": loads.run,
             "usage": consumer.run,
+            "key-uses": uses.run,
             "usage-forget": consumer.forget_old,
             "reservations": reservations.run,
             "reservations-forget": reservations.forget_old,

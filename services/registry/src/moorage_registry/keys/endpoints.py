@@ -4,9 +4,19 @@ from typing import Annotated
 
 from fastapi import APIRouter
 
-from moorage_registry.access import ANY_KEY, require
+from moorage_registry.access import ANY_KEY, anyone, require
 from moorage_registry.deps import RegistryDep
-from moorage_registry.keys.models import CreatedKey, KeyChange, KeyInfo, KeyList, NewKey, Rotation, WhoAmI
+from moorage_registry.keys.models import (
+    CreatedKey,
+    KeyChange,
+    KeyInfo,
+    KeyList,
+    LeakReport,
+    LeakTaken,
+    NewKey,
+    Rotation,
+    WhoAmI,
+)
 from moorage_registry.keys.repository import KeyRepository
 from moorage_registry.keys.service import KeyService, Principal, info, no_key
 
@@ -30,6 +40,13 @@ async def create_key(body: NewKey, principal: KeysAdmin, registry: RegistryDep) 
 async def list_keys(principal: KeysAdmin, registry: RegistryDep) -> KeyList:
     async with registry.db.read() as session:
         return KeyList(keys=[info(row) for row in await KeyRepository(session).all(principal.tenant)])
+
+
+@router.post("/keys/leaked", status_code=202)
+async def report_leaked_key(body: LeakReport, address: Annotated[str, anyone()], registry: RegistryDep) -> LeakTaken:
+    """Report a key that was seen where it should not be. If there is such a key, it is revoked at once."""
+    await registry.leaks.report(body.key, address)
+    return LeakTaken()
 
 
 @router.get("/keys/{kid}")

@@ -1,7 +1,7 @@
 """Taking in usage: chunks from the stream USAGE, counted once each however often and in whatever order they come."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -57,6 +57,8 @@ class UsageConsumer:
     clock: Clock
     on_taken: Callable[[int, int, Sequence[BootCount]], None]
     """Told chunks counted, chunks seen again, and how complete the routers' boots are."""
+    on_used: Callable[[Mapping[str, float]], None] = lambda _used: None
+    """Told when keys were last used, by kid."""
 
     async def run(self) -> None:
         """Consume until cancelled."""
@@ -101,4 +103,13 @@ class UsageConsumer:
         for boot in boots:
             if boot.held < boot.expected:
                 log.warning("usage chunks missing so far", router=boot.router, missing=boot.expected - boot.held)
+        self.on_used(_used(counted, self.clock()))
         self.on_taken(len(new), len(chunks) - len(new), boots)
+
+
+def _used(chunks: Sequence[UsageChunk], now: float) -> dict[str, float]:
+    """When keys were last used, by kid: the end of the hour of the sums, or now within it."""
+    used: dict[str, float] = {}
+    for row in (row for chunk in chunks for row in chunk.rows):
+        used[row.kid] = max(used.get(row.kid, 0.0), min(now, row.hour + 3600.0))
+    return used
