@@ -43,6 +43,9 @@ e2e: setup ## Start the whole platform, use it, kill and move parts of it (about
 conformance: setup ## Have every V2 client ask the whole platform; writes docs/conformance.md (about 3 minutes)
 	MOORAGE_WRITE_DOCS=1 $(BIN)/pytest tests/conformance
 
+contracts: setup ## Ask every operation of every service as every kind of caller, from the OpenAPI documents
+	$(BIN)/pytest tests/contracts
+
 check: setup ## Lint, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,4 +75,4 @@ format: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.PHONY: help setup lock up test check format e2e conformance bench docs
+.PHONY: help setup lock up test check format e2e contracts conformance bench docs

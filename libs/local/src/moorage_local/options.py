@@ -15,6 +15,7 @@ class Options:
     nodes: int = 1
     warm: int = 1
     demo: bool = True
+    identity_issuer: str = ""
 
 
 class StartFailed(Exception):

@@ -38,6 +38,7 @@ class Plan:
         routers: how many router processes share the router's port.
         nodes: how many Ray nodes, the head included; each has `gpus`.
         warm: how many empty hosts a node keeps ready, however few replicas start.
+        identity_issuer: the OpenID Connect provider that people sign in by; empty for none.
     """
 
     state: Path
@@ -48,6 +49,7 @@ class Plan:
     routers: int = 1
     nodes: int = 1
     warm: int = 1
+    identity_issuer: str = ""
 
     @property
     def node_names(self) -> list[str]:
@@ -202,7 +204,9 @@ def _routers(plan: Plan, listeners: Sequence[int]) -> list[Program]:
 
 
 def _registry(plan: Plan) -> dict[str, str]:
+    people = {"MOORAGE_IDENTITY": "oidc", "MOORAGE_IDENTITY_ISSUER": plan.identity_issuer}
     return {
+        **(people if plan.identity_issuer else {}),
         "MOORAGE_PORT": str(plan.ports.registry),
         "MOORAGE_DATABASE_URL": f"sqlite+aiosqlite:///{plan.state / 'registry.db'}",
         "MOORAGE_PEPPER": plan.credentials.pepper,

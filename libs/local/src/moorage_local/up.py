@@ -20,7 +20,10 @@ from moorage_local.services import Plan
 from moorage_local.tenant import ensure_tenant
 
 
-def main(*, state: Path, port: int, gpus: int, demo: bool, routers: int = 1, nodes: int = 1, warm: int = 1) -> int:
+def main(
+    *, state: Path, port: int, gpus: int, demo: bool, routers: int = 1, nodes: int = 1, warm: int = 1,
+    identity_issuer: str = "",
+) -> int:  # fmt: skip
     """Run the platform until Ctrl-C or SIGTERM; the exit code.
 
     Args:
@@ -31,9 +34,13 @@ def main(*, state: Path, port: int, gpus: int, demo: bool, routers: int = 1, nod
         routers: processes that answer on the router's port.
         nodes: Ray nodes, all on this machine.
         warm: empty hosts that each node keeps ready; 0 for none.
+        identity_issuer: address of the OpenID Connect provider that people sign in by; empty for keys alone.
     """
     progress = Progress()
-    options = Options(state.expanduser().resolve(), port, gpus, routers=routers, nodes=nodes, demo=demo, warm=warm)
+    options = Options(
+        state.expanduser().resolve(), port, gpus, routers=routers, nodes=nodes, demo=demo, warm=warm,
+        identity_issuer=identity_issuer,
+    )  # fmt: skip
     try:
         with claim(options.state) as belongings:
             return asyncio.run(_run(options, belongings, progress))
@@ -80,7 +87,10 @@ def _plan(options: Options, belongings: Belongings) -> Plan:
     else:
         shutil.rmtree(ray_dir, ignore_errors=True)
     credentials = Credentials.of(options.state)
-    return Plan(options.state, chosen, credentials, options.gpus, ray_dir, options.routers, options.nodes, options.warm)
+    return Plan(
+        options.state, chosen, credentials, options.gpus, ray_dir, options.routers, options.nodes, options.warm,
+        options.identity_issuer,
+    )  # fmt: skip
 
 
 @contextlib.asynccontextmanager
