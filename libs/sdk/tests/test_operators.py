@@ -20,6 +20,7 @@ from moorage_sdk.cli.app import app
 from moorage_sdk.cli.quota import changed_shares
 from moorage_sdk.client import Client
 from moorage_sdk.errors import InvalidQuantity, SdkError
+from moorage_sdk.limits import changed_rates, changes_of, parse_weights
 
 SEAT = {"host_id": "h1", "tenant": "harbour", "model": "digits", "version": 1, "state": "ready", "gpu_milli": 500}
 FULL = {"name": "a", "devices": [{"device": 0, "free_milli": 500, "seats": [SEAT]}]}
@@ -193,6 +194,60 @@ def test_a_quota_is_shown_and_set(scheduler: LeadingScheduler, operator: Command
     assert "raise gpu_milli" in str(operator("quota", "set", "harbour", "--gpu", "1").exception)
     operator("quota", "set", "harbour", "--drop", "T4", "--drop", "any", "--gpu", "2", "--no-code")
     operator("quota", "set", "harbour", "--cpu", "64", "--memory", "256Gi")
+
+
+def test_limits_are_set_and_shown_with_the_months_use(scheduler: LeadingScheduler, operator: Command) -> None:
+    scheduler.answer = lambda _ask: {"tenants": []}
+    done = operator(
+        "quota", "set", "harbour", "--plan", "premium", "--weight", "8", "--weight", "T4=2", "--rate", "50", "--burst",
+        "100", "--concurrent", "7", "--body", "2Mi", "--month", "1000", "--model-rate", "digits=5", "--model-rate",
+        "magika=2.5/9", "--store-loss", "closed", "--json",
+    )  # fmt: skip
+    limits = json.loads(done.stdout)
+    assert (limits["plan"], limits["weight"], limits["requests_per_month"]) == ("premium", 8, 1000)
+    assert (limits["max_body_bytes"], limits["max_concurrent"]) == (2 * 1024 * 1024, 7)
+    assert limits["model_rates"] == [
+        {"model": "digits", "requests_per_s": 5, "burst": 5},
+        {"model": "magika", "requests_per_s": 2.5, "burst": 9},
+    ]
+    assert [share["weight"] for share in limits["gpu_shares"]] == [2]
+    shown = next(line for line in operator("quota").stdout.splitlines() if line.startswith("harbour\t"))
+    told = shown.split("\t")
+    assert told[1:8] == ["active", "premium", "8", "50", "100", "7", "2Mi"]
+    assert told[8:11] == ["0", "0", "1000"]
+    assert told[12] == "digits=5/5,magika=2.5/9"
+    told = json.loads(operator("quota", "show", "--json").stdout)["limits"]
+    assert {one["tenant"]: one["month"]["limit"] for one in told}["harbour"] == 1000
+    operator(
+        "quota", "set", "harbour", "--plan", "standard", "--rate", "1000", "--burst", "2000", "--concurrent", "256",
+        "--body", "16Mi", "--month", "any", "--drop-model-rate", "digits", "--drop-model-rate", "magika",
+        "--store-loss", "local", "--drop", "T4",
+    )  # fmt: skip
+    assert "there is no plan gold; there are free, premium, standard" in str(
+        operator("quota", "set", "harbour", "--plan", "gold").exception
+    )
+
+
+def test_limits_are_shown_while_the_scheduler_is_away(operator: Command) -> None:
+    shown = operator("quota")
+    assert shown.exit_code == 0
+    assert any(line.startswith("harbour\t") for line in shown.stdout.splitlines())
+    assert "GPU shares cannot be told" in shown.stderr
+
+
+def test_wrong_limits_say_what_to_write() -> None:
+    with pytest.raises(SdkError, match="a whole number of requests, or any"):
+        changes_of(month="many")
+    with pytest.raises(InvalidQuantity, match="--body"):
+        changes_of(body="16MB")
+    with pytest.raises(SdkError, match="weight stands twice"):
+        parse_weights(["4", "5"])
+    with pytest.raises(SdkError, match="this is a number"):
+        parse_weights(["heavy"])
+    with pytest.raises(SdkError, match="write MODEL=RATE"):
+        changed_rates([], ["digits=quick"], [])
+    with pytest.raises(SdkError, match="it has no rate"):
+        changed_rates([], [], ["digits"])
 
 
 def test_wrong_shares_say_what_to_write() -> None:

@@ -13,9 +13,10 @@ from moorage_registry.deps import Registry
 from moorage_registry.settings import Settings
 from moorage_registry.testing import Caller, Platform, eventually, platform_of
 from moorage_registry.usage.consumer import UsageConsumer
-from moorage_registry.usage.reservations import LIFE_S, Reservations
+from moorage_registry.usage.reservations import Reservations
 
 MONTH = "2026-11"
+LIFE_S = 60.0
 HOUR = 3600 * (1_794_000_000 // 3600)
 
 
@@ -58,7 +59,7 @@ class Now:
 
 
 def reservations(registry: Registry, bus: Bus, now: Now) -> Reservations:
-    return Reservations(registry.db, bus, now)
+    return Reservations(registry.db, bus, now, LIFE_S)
 
 
 def consumer(registry: Registry, bus: Bus) -> UsageConsumer:

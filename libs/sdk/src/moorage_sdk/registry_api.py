@@ -191,6 +191,10 @@ class RegistryApi:
         """What the tenant is guaranteed, may borrow, holds and waits for; of every tenant to an administrator."""
         return Shares.model_validate(self._http.json("GET", "/v1/quota"))
 
+    def limits(self) -> list[Json]:
+        """`{tenant, limits, month}`: one's own tenant's, every one's to an administrator."""
+        return _rows(self._http.json("GET", "/v1/limits"), "tenants")
+
     def set_limits(self, tenant: str, limits: Mapping[str, Any]) -> Json:
         """Set what is given of a tenant's limits; all of them as they are then (administrators)."""
         return dict(self._http.json("PUT", f"/v1/tenants/{_part(tenant)}/limits", json=dict(limits)))

@@ -48,6 +48,9 @@ class Settings(ServiceSettings):
     bootstrap_admin_key: SecretStr | None = Field(
         default=None, description="Text of a platform:admin key that must exist once the registry has started."
     )
+    reservation_s: float = Field(
+        default=60.0, ge=3.0, description="How long a router's reservation of requests a month outlives its last word."
+    )
     plans: dict[Name, PlanDefaults] = Field(
         default={
             "free": PlanDefaults(weight=1),

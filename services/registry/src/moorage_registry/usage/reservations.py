@@ -28,8 +28,6 @@ from moorage_registry.usage.tables import MonthRow, ReservationRow
 
 log = structlog.get_logger()
 
-LIFE_S = 60.0
-"""How long a reservation outlives the last question of its router."""
 _QUEUE = "registry-quota"
 _AT_ONCE = 8
 _NO_ANSWER: tuple[type[Exception], ...] = (SQLAlchemyError, *BUS_ERRORS)
@@ -167,7 +165,7 @@ class Reservations:
     db: Database
     bus: Bus
     clock: Clock
-    life_s: float = LIFE_S
+    life_s: float
     _answering: set[asyncio.Task[None]] = field(default_factory=set)
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 

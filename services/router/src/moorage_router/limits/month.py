@@ -30,7 +30,8 @@ ASK_TIMEOUT_S = 1.0
 BLOCK_S = 10.0
 """A block is what passes here in so many seconds."""
 LEAST_BLOCK = 8
-RENEW_S = 20.0
+RENEWALS = 3
+"""A block is renewed so many times in its life."""
 RETRY_S = 1.0
 SPENT_RETRY_S = 5.0
 _TICK_S = 1.0
@@ -49,9 +50,9 @@ class Month:
     """
 
     __slots__ = (
-        "_asked_at", "_asked_out", "_call", "_final", "_local_tat", "_low", "_n", "_rate", "_rest_until", "_room",
-        "_source", "_waiting", "away", "ends", "granted", "in_flight", "limit", "month", "month_ends", "on_store_loss",
-        "out", "tenant",
+        "_asked_at", "_asked_out", "_call", "_final", "_life_s", "_local_tat", "_low", "_n", "_rate", "_rest_until",
+        "_room", "_source", "_waiting", "away", "ends", "granted", "in_flight", "limit", "month", "month_ends",
+        "on_store_loss", "out", "tenant",
     )  # fmt: skip
 
     def __init__(self, tenant: str, source: "Months") -> None:
@@ -69,6 +70,7 @@ class Month:
         self._asked_at = self._rest_until = self._local_tat = 0.0
         self._rate = 0.0
         self._final = False
+        self._life_s = 60.0
         self._room: float | None = None
         self._begin(time.time())
 
@@ -175,7 +177,7 @@ class Month:
             self._begin(time.time())
         elif self.away:
             self._ask(now)
-        elif now - self._asked_at >= RENEW_S and self._n:
+        elif self._n and now - self._asked_at >= self._life_s / RENEWALS:
             held = self.granted > self.out and now < self.ends
             if held or self.in_flight or self.out != self._asked_out or unshipped:
                 self._ask(now)
@@ -216,6 +218,7 @@ class Month:
         if ask.month != self.month:
             return
         self.granted = ask.spent + grant.granted
+        self._life_s = grant.life_s
         self.ends = min(asked_at + grant.life_s, self.month_ends)
         self._room = ask.spent + grant.room
         self._low = ask.want // 4
