@@ -22,6 +22,7 @@ EXPECTED_RULES = {
     "POST /v1/tenants/{tenant}/suspend": "platform:admin",
     "POST /v1/tenants/{tenant}/resume": "platform:admin",
     "DELETE /v1/tenants/{tenant}": "platform:admin",
+    "GET /v1/tenants/{tenant}/export": "keys:admin",
     "GET /v1/whoami": "any key",
     "POST /v1/keys": "keys:admin",
     "GET /v1/keys": "keys:admin",

@@ -14,9 +14,9 @@ from moorage_common.outbox import OutboxRow
 from moorage_registry.events.repository import PAGE, EventRepository
 
 HEARTBEAT_S = 10.0
-ASK_S = 0.5
-"""How long a key that may no longer goes on hearing events, at most."""
-POLL_S = 1.0
+ASK_S = 0.4
+"""With POLL_S, how long a key that may no longer goes on hearing events, at most."""
+POLL_S = 0.5
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
 
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.names import TenantId
@@ -10,11 +11,12 @@ from moorage_registry.access import ANY_KEY, require
 from moorage_registry.deps import RegistryDep
 from moorage_registry.keys.scopes import ADMIN
 from moorage_registry.keys.service import Principal
+from moorage_registry.tenants.export import Export
 from moorage_registry.tenants.models import LimitsChange, NewTenant, Tenant, TenantList
 from moorage_registry.tenants.plans import begun, planned
 from moorage_registry.tenants.removal import remains
-from moorage_registry.tenants.repository import TenantRepository
-from moorage_registry.tenants.service import TenantService, existing, no_tenant, tenant_of
+from moorage_registry.tenants.repository import CLOSED, TenantRepository
+from moorage_registry.tenants.service import TenantService, closed, existing, no_tenant, tenant_of
 
 router = APIRouter(prefix="/tenants")
 
@@ -70,3 +72,21 @@ async def delete_tenant(tenant: str, principal: Operator, registry: RegistryDep,
         told = tenant_of(row, await remains(work.session, name) if row.status == "deleting" else None)
     registry.deletions.wake()
     return told
+
+
+@router.get("/{tenant}/export", response_class=StreamingResponse)
+async def export_tenant(
+    tenant: str, principal: Annotated[Principal, require("keys:admin")], registry: RegistryDep
+) -> StreamingResponse:
+    """All that the tenant has as a tar stream; without its last member, `complete.json`, it was broken off."""
+    if tenant != principal.tenant and not principal.is_admin:
+        raise no_tenant(tenant)
+    async with registry.db.read() as session:
+        row = await existing(TenantRepository(session), TenantId(tenant))
+    if row.status in CLOSED:
+        raise closed(tenant)
+    async with registry.works.begin(TenantId(tenant), principal.kid) as work:
+        work.audit("tenant.exported", f"tenants/{tenant}")
+    export = Export(registry.db, registry.blobs, TenantId(tenant), registry.clock)
+    headers = {"content-disposition": f'attachment; filename="{tenant}.tar"', "cache-control": "no-store"}
+    return StreamingResponse(export.stream(), media_type="application/x-tar", headers=headers)
