@@ -171,3 +171,34 @@ def test_the_command_makes_and_revokes_keys(command: CliRunner, registry: Regist
     ):
         revoked.registry.whoami()
     assert caught.value.status == 401
+
+
+def test_the_command_binds_changes_and_rotates_keys(command: CliRunner, registry: Registry) -> None:
+    bound = ("--name", "nightly", "--cidr", "127.0.0.0/8", "--rate", "5", "--burst", "9", "--expires-in-s", "600")
+    made = json.loads(said(command, "keys", "create", "infer:shown", *bound, "--json"))
+    assert (made["name"], made["cidrs"]) == ("nightly", ["127.0.0.0/8"])
+    assert made["rate"] == {"requests_per_s": 5, "burst": 9}
+    kid = made["kid"]
+    changed = said(command, "keys", "change", kid, "--anywhere", "--no-rate", "--expires-in-s", "60", "--json")
+    assert json.loads(said(command, "keys", "show", kid, "--json")) == json.loads(changed)
+    assert (json.loads(changed)["cidrs"], json.loads(changed)["rate"]) == ([], None)
+    assert made["key"][-38:] not in said(command, "keys", "show", kid)
+    new = json.loads(said(command, "keys", "rotate", kid, "--overlap-s", "5", "--json"))
+    assert json.loads(said(command, "keys", "show", kid, "--json"))["replaced_by"] == new["kid"]
+    with Client(registry.url, registry.url, new["key"]) as successor:
+        assert successor.registry.whoami()["kid"] == new["kid"]
+    half = command.invoke(app, ["keys", "create", "infer:shown", "--rate", "5"])
+    assert half.exit_code != 0
+
+
+def test_a_leaked_key_is_reported_from_standard_input_without_a_key_of_ones_own(
+    command: CliRunner, registry: Registry
+) -> None:
+    made = json.loads(said(command, "keys", "create", "infer:shown", "--json"))
+    result = command.invoke(app, ["keys", "report-leaked"], input=f"{made['key']}\n", env={"MOORAGE_API_KEY": ""})
+    assert result.exit_code == 0, result.output
+    with (
+        Client(registry.url, registry.url, made["key"]) as leaked,
+        pytest.raises(MoorageApiError, match="revoked"),
+    ):
+        leaked.registry.whoami()

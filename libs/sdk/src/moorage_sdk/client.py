@@ -14,6 +14,7 @@ from moorage_sdk.deploying import Endpoint, wait_until_ready, with_version
 from moorage_sdk.errors import MoorageApiError, NotConfigured
 from moorage_sdk.feedback import FeedbackTaken, Label, feedback_calls, together
 from moorage_sdk.inference import Inference
+from moorage_sdk.keys import Keys
 from moorage_sdk.manifest import Manifest
 from moorage_sdk.people import People
 from moorage_sdk.profiles import Profile, resolve
@@ -76,6 +77,7 @@ class Client:
         self._progress = progress
         self.registry = RegistryApi(self._to_registry)
         self.people = People(self._to_registry)
+        self.keys = Keys(self._to_registry)
         self.rollouts = Rollouts(self._to_registry, progress)
 
     @classmethod
