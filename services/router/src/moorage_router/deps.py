@@ -215,6 +215,8 @@ def _gauges(deps: Deps) -> Iterable[Metric]:
     yield counter("moorage_router_signals", "Batches of signals for rollouts' judge.", ["outcome"], outcomes)
     yield gauge("moorage_router_outputs_waiting", "Kept outputs not shipped.", [], [((), float(deps.outputs.waiting))])
     yield gauge("moorage_router_limit_store_away", "1 while Redis is away.", [], [((), float(state.breaker.opened))])
+    away = float(deps.months.away)
+    yield gauge("moorage_router_months_away", "Tenants whose month no registry answers for.", [], [((), away)])
     yield gauge("moorage_router_routers", "Routers that share the limits.", [], [((), float(state.routers))])
     reads = [(("answered",), float(deps.refresh.reads)), (("failed",), float(deps.refresh.failures))]
     yield counter("moorage_router_registry_reads", "Reads of keys from the registry.", ["outcome"], reads)
