@@ -60,6 +60,7 @@ bench: setup ## Measure what docs/benchmarks.md claims (two hours; makes environ
 	$(BIN)/python bench/fuzz_codec.py
 	$(BIN)/python bench/dataplane.py
 	$(BIN)/python bench/gpu_fairness.py
+	$(BIN)/python bench/quota.py
 	$(BIN)/python bench/cold_start.py
 	$(BIN)/python bench/defragmentation.py
 	$(BIN)/python bench/kills.py

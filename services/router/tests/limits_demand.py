@@ -21,9 +21,10 @@ def key_of(tenant: str, rate: Rate | None = None, kid: str = "k") -> KeyRecord:
 
 
 @contextlib.asynccontextmanager
-async def limiters_on(url: str, count: int) -> AsyncIterator[list[Limiter]]:
-    """So many routers' limiters on one store."""
-    made = [Limiter(StoreState(LimitStore(url)), f"r{n}", lambda _tenant: 0) for n in range(count)]
+async def limiters_on(url: str, count: int, *, patient: bool = False) -> AsyncIterator[list[Limiter]]:
+    """So many routers' limiters on one store; patient ones never take a busy machine for an outage."""
+    waits = {"leased_wait_s": 10.0, "direct_wait_s": 10.0} if patient else {}
+    made = [Limiter(StoreState(LimitStore(url), **waits), f"r{n}", lambda _tenant: 0) for n in range(count)]
     for limiter in made:
         limiter.state.routers = count
     tasks = [asyncio.create_task(limiter.run()) for limiter in made]

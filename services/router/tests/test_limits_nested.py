@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from limits_demand import SLOW, Caller, admitted, key_of, limiters_on, limits, trips
+from limits_demand import SLOW, Caller, admitted, key_of, limiters_on, limits
 from router_harness import Desired, FakeHost, RunningRouter, until
 
 from moorage_common.contracts.keys import Rate
@@ -22,7 +22,7 @@ from moorage_router.limits.store import Ask, LimitStore
 @pytest.fixture
 async def limiters(redis_url: str) -> AsyncIterator[list[Limiter]]:
     """Two routers' limiters on one store."""
-    async with limiters_on(redis_url, 2) as made:
+    async with limiters_on(redis_url, 2, patient=True) as made:
         yield made
 
 
@@ -33,7 +33,7 @@ async def test_what_a_key_is_refused_costs_its_tenant_nothing(limiters: list[Lim
     outcomes = [await admitted(limiter, tenant, narrow) for _ in range(20)]
     assert outcomes == ["ok"] * 3 + ["key_over_rate"] * 17
     outcomes = [await admitted(limiter, tenant) for _ in range(40)]
-    assert outcomes.count("ok") == 37 + trips(limiter)
+    assert outcomes.count("ok") == 37
 
 
 async def test_what_a_tenant_is_refused_costs_its_key_and_its_model_nothing(limiters: list[Limiter]) -> None:
@@ -77,10 +77,9 @@ async def test_nested_limits_each_hold_over_two_routers_and_the_tenants_is_used_
     others = [Caller(limiter, tenant, 200, None, "other") for limiter, tenant in pairs]
     took = max(await asyncio.gather(*(caller.ask(3) for caller in [*narrow, *busy, *others])))
     passed = [sum(len(caller.passed) for caller in group) for group in (narrow, busy, others)]
-    slack = 1 + 0.25 * trips(*limiters)
-    assert passed[0] <= (20 + 60 * took) * slack
-    assert passed[1] <= (40 + 120 * took) * slack
-    assert sum(passed) <= (100 + 300 * took) * slack
+    assert passed[0] <= 20 + 60 * took
+    assert passed[1] <= 40 + 120 * took
+    assert sum(passed) <= 100 + 300 * took
     assert sum(passed) >= 0.9 * 300 * 3
 
 

@@ -6,17 +6,21 @@ from dataclasses import dataclass, field
 from moorage_router.limits.breaker import Breaker
 from moorage_router.limits.store import LimitStore
 
-LEASED_WAIT_S = 0.020
-DIRECT_WAIT_S = 0.005
-
 
 @dataclass(slots=True)
 class StoreState:
-    """What all gates share: the store, its breaker, and how many routers there are."""
+    """What all gates share: the store, its breaker, and how many routers there are.
+
+    Attributes:
+        leased_wait_s: how long an answer is waited for where many requests live from it.
+        direct_wait_s: where it is for few, each of which waits.
+    """
 
     store: LimitStore
     breaker: Breaker = field(default_factory=Breaker)
     routers: int = 1
+    leased_wait_s: float = 0.020
+    direct_wait_s: float = 0.005
 
 
 class Call:
@@ -27,12 +31,13 @@ class Call:
 
     __slots__ = ("_breaker", "_leased", "_timer", "ended", "settled", "task")
 
-    def __init__(self, breaker: Breaker, patience_s: float) -> None:
+    def __init__(self, state: StoreState, *, leased: bool) -> None:
         self.settled = asyncio.Event()
         self.ended = False
         self.task: asyncio.Task[None] | None = None
-        self._breaker = breaker
-        self._leased = patience_s >= LEASED_WAIT_S
+        self._breaker = state.breaker
+        self._leased = leased
+        patience_s = state.leased_wait_s if leased else state.direct_wait_s
         self._timer = asyncio.get_running_loop().call_later(patience_s, self._look_again)
 
     def end(self) -> None:

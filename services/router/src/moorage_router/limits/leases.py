@@ -17,7 +17,7 @@ import structlog
 
 from moorage_router.limits import gcra
 from moorage_router.limits.buckets import Bucket
-from moorage_router.limits.calls import DIRECT_WAIT_S, LEASED_WAIT_S, Call, StoreState
+from moorage_router.limits.calls import Call, StoreState
 from moorage_router.limits.outage import Outage
 from moorage_router.limits.store import STORE_ERRORS, Ask, Granted
 
@@ -26,6 +26,9 @@ log = structlog.get_logger()
 LEASE_S = 0.5
 _RATE_MEMORY_S = 0.2
 _LEAST_SHARE = 0.05
+_SHARE_MEMORY_S = 3.0
+_LEARN_FROM = 10
+"""Tokens granted, at least, between two looks at the share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,9 @@ class Gate:
         "_back",
         "_denied_until",
         "_last_fold",
+        "_learned_all",
+        "_learned_at",
+        "_learned_mine",
         "_leases",
         "_local_tat",
         "_low",
@@ -64,6 +70,7 @@ class Gate:
         "_used_at",
         "bucket",
         "call",
+        "due",
         "policy",
         "share",
         "state",
@@ -73,6 +80,7 @@ class Gate:
     def __init__(self, bucket: Bucket, state: StoreState) -> None:
         self.state = state
         self.call: Call | None = None
+        self.due = False
         self.waiting = 0
         self._leases: deque[Lease] = deque()
         self._back = 0
@@ -87,6 +95,8 @@ class Gate:
         self._owed = 0
         self._outage = Outage()
         self.share = 1 / max(1, state.routers)
+        self._learned_at = self._last_fold
+        self._learned_mine, self._learned_all = _LEARN_FROM * self.share, float(_LEARN_FROM)
         self.update(bucket)
 
     def update(self, bucket: Bucket) -> None:
@@ -128,8 +138,8 @@ class Gate:
             lease = leases[0]
             if lease.tokens > 0 and now < lease.ends:
                 lease.tokens -= 1
-                if lease.tokens <= self._low and self.call is None and len(leases) == 1:
-                    prefetch((self,), now)
+                if lease.tokens <= self._low and self.call is None and len(leases) == 1 and not self.due:
+                    prefetch((self,))
                 return True
             self._back += lease.tokens
             leases.popleft()
@@ -154,7 +164,8 @@ class Gate:
 
     def is_low(self, times: int = 1) -> bool:
         """Whether more should be fetched: a quarter of a lease is left (`times` 2: half of it)."""
-        return self.call is None and len(self._leases) == 1 and self._leases[0].tokens <= self._low * times
+        found = self.call is None and len(self._leases) == 1 and self._leases[0].tokens <= self._low * times
+        return found and not self.due
 
     def denies(self, now: float) -> Denied | None:
         """Whether the store said so a moment ago, or the limit is zero."""
@@ -227,16 +238,20 @@ class Gate:
         self._learn_share(granted.net, granted.tokens - ask.give_back)
 
     def _learn_share(self, net: int, mine: int) -> None:
-        """Follow which part of all tokens granted came here."""
+        """Follow which part of all tokens granted of late came here."""
         self._mine += mine
         if self._net is None or net < self._net:
             self._net, self._share_mine = net, self._mine
             return
         total = net - self._net
-        if total >= 10:
-            part = min(1.0, max(0.0, (self._mine - self._share_mine) / total))
-            self.share = max(_LEAST_SHARE / max(1, self.state.routers), self.share + 0.3 * (part - self.share))
-            self._net, self._share_mine = net, self._mine
+        if total >= _LEARN_FROM:
+            now = time.monotonic()
+            keep = max(0.5, math.exp((self._learned_at - now) / _SHARE_MEMORY_S))
+            self._learned_mine = self._learned_mine * keep + self._mine - self._share_mine
+            self._learned_all = self._learned_all * keep + total
+            part = min(1.0, max(0.0, self._learned_mine / self._learned_all))
+            self.share = max(_LEAST_SHARE / max(1, self.state.routers), part)
+            self._net, self._share_mine, self._learned_at = net, self._mine, now
 
 
 def fetch(gates: Sequence[Gate], now: float, *, together: bool = False) -> Call:
@@ -248,12 +263,21 @@ def fetch(gates: Sequence[Gate], now: float, *, together: bool = False) -> Call:
     chunks = [gate.chunk(now) for gate in gates]
     wants = [(gate, max(gate.waiting, chunk)) for gate, chunk in zip(gates, chunks, strict=True)]
     leased = max(chunks) >= gcra.LEAST_LEASE
-    return _ask(wants, now, LEASED_WAIT_S if leased else DIRECT_WAIT_S, together=together)
+    return _ask(wants, now, leased=leased, together=together)
 
 
-def prefetch(gates: Sequence[Gate], now: float) -> None:
-    """Fetch in the background, each for itself."""
-    asked = [gate for gate in gates if gate.denies(now) is None]
+def prefetch(gates: Sequence[Gate]) -> None:
+    """Fetch in the background, each for itself; not before the request that noticed has gone on."""
+    for gate in gates:
+        gate.due = True
+    asyncio.get_running_loop().call_soon(_fetch_due, gates)
+
+
+def _fetch_due(gates: Sequence[Gate]) -> None:
+    now = time.monotonic()
+    for gate in gates:
+        gate.due = False
+    asked = [gate for gate in gates if gate.call is None and gate.denies(now) is None]
     if asked and not asked[0].state.breaker.opened:
         fetch(asked, now)
 
@@ -262,11 +286,11 @@ def give_back(gates: Iterable[Gate], now: float) -> None:
     """Return what expired, of gates of one tenant; called ten times a second."""
     due = [(gate, 0) for gate in gates if gate.expire(now)]
     if due and not due[0][0].state.breaker.opened:
-        _ask(due, now, LEASED_WAIT_S, together=False)
+        _ask(due, now, leased=True, together=False)
 
 
-def _ask(wants: Sequence[tuple[Gate, int]], now: float, patience_s: float, *, together: bool) -> Call:
-    call = Call(wants[0][0].state.breaker, patience_s)
+def _ask(wants: Sequence[tuple[Gate, int]], now: float, *, leased: bool, together: bool) -> Call:
+    call = Call(wants[0][0].state, leased=leased)
     for gate, _ in wants:
         gate.call = call
     call.task = asyncio.create_task(_lease(call, wants, now, together=together), name="limit-lease")

@@ -23,7 +23,7 @@ class Nest:
                 if gate.denies(now) is not None:
                     return False
         if held:
-            self._spend(now)
+            self._spend()
         return held
 
     async def admit(self, now: float) -> Denied | None:
@@ -47,7 +47,7 @@ class Nest:
         finally:
             for gate in gates:
                 gate.waiting -= 1
-        self._spend(now)
+        self._spend()
         return None
 
     def fields(self) -> bytes:
@@ -57,14 +57,14 @@ class Nest:
             gate = min(self.gates, key=_remaining)
         return b"%b%d;t=1\r\n" % (gate.policy, gate.remaining)
 
-    def _spend(self, now: float) -> None:
+    def _spend(self) -> None:
         """Fetch for all that will soon need it when one does, so that they go on asking in one call."""
         low = False
         for gate in self.gates:
             gate.spend()
             low = low or gate.is_low()
         if low:
-            prefetch([gate for gate in self.gates if gate.is_low(2)], now)
+            prefetch([gate for gate in self.gates if gate.is_low(2)])
 
     def _without_store(self, lacking: list[Gate], now: float) -> Denied | None:
         """Decide alone for those without a token: at the learned share of the limit or as `on_store_loss` says."""
