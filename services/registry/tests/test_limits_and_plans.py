@@ -6,6 +6,8 @@ import pytest
 
 from moorage_common.contracts.quota import month_of
 from moorage_common.contracts.usage import UsageChunk, UsageRow
+from moorage_registry.tenants.models import LimitsChange, PlanDefaults
+from moorage_registry.tenants.plans import begun, planned
 from moorage_registry.testing import Caller, Json, Platform
 from moorage_registry.usage.consumer import UsageConsumer
 
@@ -30,6 +32,7 @@ async def test_a_plan_brings_what_it_sets_and_what_is_given_beside_it_wins(platf
     changed = await set_limits(platform, demo, plan="free", weight=2.5)
     assert (changed["plan"], changed["weight"]) == ("free", 2.5)
     assert (await set_limits(platform, demo, burst=7))["weight"] == 2.5
+    assert (await set_limits(platform, demo, plan="premium", weight=None))["weight"] == 16
     refused = await platform.operator.call("PUT", f"/v1/tenants/{demo.tenant}/limits", json={"plan": "gold"})
     assert (refused.status_code, refused.json()["code"]) == (422, "plan_unknown")
     assert "premium" in refused.text
@@ -83,3 +86,12 @@ async def test_a_tenant_sees_its_own_limits_and_month_and_operators_see_everyone
     assert [one["tenant"] for one in (await other.ok("GET", "/v1/limits"))["tenants"]] == [other.tenant]
     everyone = {one["tenant"] for one in (await platform.operator.ok("GET", "/v1/limits"))["tenants"]}
     assert {demo.tenant, other.tenant, "platform"} <= everyone
+
+
+def test_a_plan_may_set_and_take_away_a_month_and_a_given_one_wins() -> None:
+    plans = {"free": PlanDefaults(requests_per_month=100, burst=5), "open": PlanDefaults(requests_per_month=None)}
+    assert planned(LimitsChange(plan="free"), plans).given() == {"plan": "free", "burst": 5, "requests_per_month": 100}
+    assert planned(LimitsChange(plan="open"), plans).given() == {"plan": "open", "requests_per_month": None}
+    assert planned(LimitsChange(plan="free", requests_per_month=None), plans).given()["requests_per_month"] is None
+    assert planned(LimitsChange(burst=1), plans).given() == {"burst": 1}
+    assert begun(LimitsChange(), plans).given() == {}

@@ -1,6 +1,7 @@
 """Plans: named sets of limits, from the registry's setting `plans`. Pure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from moorage_common.errors import Unprocessable
 from moorage_registry.tenants.models import LimitsChange, PlanDefaults
@@ -16,10 +17,13 @@ def planned(change: LimitsChange, plans: Mapping[str, PlanDefaults]) -> LimitsCh
     if plan is None:
         known = ", ".join(sorted(plans))
         raise Unprocessable(f"there is no plan {change.plan}; there are {known}", code="plan_unknown")
-    brought = {name: getattr(plan, name) for name in plan.model_fields_set}
-    given = {name: getattr(change, name) for name in change.model_fields_set}
-    told = {name: value for name, value in brought.items() if value is not None or name == "requests_per_month"}
-    return LimitsChange.model_validate({**told, **given})
+    return LimitsChange.model_validate({**_said(plan), **_said(change)})
+
+
+def _said(limits: LimitsChange | PlanDefaults) -> dict[str, Any]:
+    """What was given; a null says something of the month alone."""
+    said = {name: getattr(limits, name) for name in limits.model_fields_set}
+    return {name: value for name, value in said.items() if value is not None or name == "requests_per_month"}
 
 
 def begun(limits: LimitsChange, plans: Mapping[str, PlanDefaults]) -> LimitsChange:
