@@ -51,6 +51,7 @@ REGISTRY: dict[str, Row] = {
     "PUT /v1/tenants/{tenant}/limits": Row(ADMIN, body={}),
     "POST /v1/tenants/{tenant}/suspend": Row(ADMIN),
     "POST /v1/tenants/{tenant}/resume": Row(ADMIN),
+    "GET /v1/tenants/{tenant}/export": Row("keys:admin"),
     "GET /v1/limits": Row("any key"),
     "GET /v1/whoami": Row("any key"),
     "POST /v1/keys": Row("keys:admin", body={"scopes": ["usage:read"]}),

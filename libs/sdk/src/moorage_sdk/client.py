@@ -25,6 +25,7 @@ from moorage_sdk.retry import RetryPolicy
 from moorage_sdk.rollouts import Rollouts
 from moorage_sdk.sharing import TrafficChange
 from moorage_sdk.spec import Json, Placing, resources_spec, traffic_spec, version_spec
+from moorage_sdk.tenants import Tenants
 from moorage_sdk.transport import TIMEOUT_S, Transport
 from moorage_sdk.upload import upload, wait_until_validated
 from moorage_sdk.wire import Service
@@ -76,6 +77,7 @@ class Client:
         self._inference = Inference(self._to_router)
         self._progress = progress
         self.registry = RegistryApi(self._to_registry)
+        self.tenants = Tenants(self._to_registry)
         self.people = People(self._to_registry)
         self.keys = Keys(self._to_registry)
         self.rollouts = Rollouts(self._to_registry, progress)

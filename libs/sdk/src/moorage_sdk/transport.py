@@ -181,6 +181,20 @@ class Transport:
         except httpx.HTTPError as error:
             raise self.service.error_of(path, Lost(error), self._timeout_s) from error
 
+    @contextlib.contextmanager
+    def parts(self, path: str) -> Iterator[Iterator[bytes]]:
+        """The body of an answer as it comes, however long it is; nothing is sent again."""
+        self.service.check_configured()
+        timeout = httpx.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S)
+        try:
+            with self._http.stream("GET", path, timeout=timeout) as response:
+                if not response.is_success:
+                    reply = Reply(response.status_code, response.headers, response.read())
+                    raise self.service.error_of(path, reply, self._timeout_s)
+                yield response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise self.service.error_of(path, Lost(error), self._timeout_s) from error
+
     def close(self) -> None:
         self._http.close()
 

@@ -1,9 +1,18 @@
-"""`tenants list | create`, for administrators."""
+"""`tenants list | show | create | suspend | resume | delete | export`, for administrators."""
+
+import time
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from moorage_sdk.cli.context import AsJson, connect, say
 from moorage_sdk.cli.output import print_json, print_rows
+from moorage_sdk.tenants import remaining_of
+
+_LOOK_S = 0.5
+
+TenantName = Annotated[str, typer.Argument(help="The tenant's name.", metavar="TENANT")]
 
 app = typer.Typer(help="Tenants of the platform (administrators).", no_args_is_help=True)
 
@@ -26,3 +35,59 @@ def create(context: typer.Context, name: str, as_json: AsJson = False) -> None:
         print_json(made)
     else:
         say(f"tenant {name} is there; give it a key: moorage --tenant {name} keys create SCOPE ...")
+
+
+@app.command()
+def show(context: typer.Context, name: TenantName, as_json: AsJson = False) -> None:
+    """Show a tenant, and how far its deletion is."""
+    with connect(context) as client:
+        told = client.tenants.get(name)
+    row = told if as_json else {**told, "remaining": remaining_of(told)}
+    if as_json:
+        print_json(row)
+    else:
+        print_rows([row], ["name", "status", "created_at", "remaining"])
+
+
+@app.command()
+def suspend(context: typer.Context, name: TenantName) -> None:
+    """Have a tenant's keys refused, everywhere within a second. What runs goes on, and nothing is lost."""
+    with connect(context) as client:
+        client.tenants.suspend(name)
+    say(f"tenant {name} is suspended; moorage tenants resume {name} lets it in again")
+
+
+@app.command()
+def resume(context: typer.Context, name: TenantName) -> None:
+    """Accept a suspended tenant's keys again."""
+    with connect(context) as client:
+        client.tenants.resume(name)
+    say(f"tenant {name} is active")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    name: TenantName,
+    confirm: Annotated[str, typer.Option(help="The tenant's name again: what it has is removed for good.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Until all is removed.")] = False,
+) -> None:
+    """Remove all that a tenant has. Its ledger and audit trail stay, and its name is never given again."""
+    with connect(context) as client:
+        told, said = client.tenants.delete(name, confirm=confirm), ""
+        while wait and told["status"] == "deleting":
+            left = remaining_of(told)
+            if left and left != said:
+                say(left)
+            said = left
+            time.sleep(_LOOK_S)
+            told = client.tenants.get(name)
+    say(f"tenant {name} is {'deleted' if told['status'] == 'deleted' else 'being deleted'}")
+
+
+@app.command()
+def export(context: typer.Context, name: TenantName, path: Annotated[Path, typer.Argument(help="A file.")]) -> None:
+    """Write all that a tenant has to a tar: models, artifacts, deployments, keys without secrets, usage, audit."""
+    with connect(context) as client:
+        size = client.tenants.export(name, path)
+    say(f"{path}: {size / 1e6:.1f} MB")
