@@ -55,6 +55,8 @@ check: setup ## Lint, types and import rules
 bench: setup ## Measure what docs/benchmarks.md claims (two hours; makes environments for the peers)
 	$(BIN)/python bench/router.py
 	$(BIN)/python bench/connections.py
+	$(BIN)/python bench/key_check.py
+	$(BIN)/python bench/revocation.py
 	$(BIN)/python bench/rollout_overhead.py
 	$(BIN)/python bench/judge.py
 	$(BIN)/python bench/fuzz_codec.py

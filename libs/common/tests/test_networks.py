@@ -65,3 +65,11 @@ def test_the_caller_is_the_rightmost_hop_that_is_no_trusted_proxy(
 
 def test_without_trusted_proxies_a_forwarded_address_is_nobodys_word() -> None:
     assert Proxies([]).caller("10.0.0.1", "198.51.100.7") == "10.0.0.1"
+
+
+def test_what_is_remembered_of_addresses_is_bounded() -> None:
+    networks = Networks(["10.0.0.0/8"])
+    for number in range(1000):
+        assert networks.hold(f"10.0.{number // 256}.{number % 256}")
+        assert not networks.hold("1" * (100 + number))
+    assert len(networks._said) <= 64

@@ -9,7 +9,9 @@ from pydantic import AfterValidator
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-_REMEMBERED = 1024
+_REMEMBERED = 64
+_LONGEST = 45
+"""Letters of an IPv6 address that ends in an IPv4 one."""
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
 
@@ -75,6 +77,8 @@ class Networks:
         if said is None:
             found = address_in(address)
             said = found is not None and any(found in network for network in self._networks)
+            if len(address) > _LONGEST:
+                return said
             if len(self._said) >= _REMEMBERED:
                 self._said.clear()
             self._said[address] = said
