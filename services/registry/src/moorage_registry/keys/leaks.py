@@ -4,6 +4,7 @@ A report is answered alike, and after the same time, whether there is such a key
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
@@ -11,7 +12,7 @@ import structlog
 
 from moorage_common import api_keys
 from moorage_common.contracts.names import TenantId
-from moorage_common.errors import OverQuota
+from moorage_common.errors import Conflict, NotFound, OverQuota
 from moorage_common.networks import address_in
 from moorage_registry.keys.repository import KeyRepository
 from moorage_registry.keys.service import KeyService
@@ -91,6 +92,8 @@ class Leaks:
         row = found[0] if found is not None else None
         if not api_keys.matches(self.pepper, key, row.digest if row is not None else None) or row is None:
             return
-        async with self.works.begin(TenantId(row.tenant), ACTOR) as work:
-            await KeyService(work, self.pepper).leaked(key.kid)
+        # A key or tenant that is deleted meanwhile is no reason to answer otherwise.
+        with contextlib.suppress(NotFound, Conflict):
+            async with self.works.begin(TenantId(row.tenant), ACTOR) as work:
+                await KeyService(work, self.pepper).leaked(key.kid)
         log.warning("leaked key revoked", kid=key.kid, tenant=row.tenant)
