@@ -52,6 +52,12 @@ async def _host(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """SQLite alone: what several registries do on Postgres at one time is in test_month.py."""
+    return f"sqlite+aiosqlite:///{tmp_path}/registry.db"
+
+
+@pytest.fixture
 async def monthly(request: pytest.FixtureRequest, settings: Settings, own_nats: Server) -> AsyncIterator[Platform]:
     """A registry whose reservations are short, on a NATS of its own."""
     change = {"nats_url": SecretStr(own_nats.url), "reservation_s": getattr(request, "param", RESERVATION_S)}
