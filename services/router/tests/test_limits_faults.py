@@ -108,3 +108,15 @@ async def test_a_redis_that_forgets_costs_one_burst_and_no_request(frail_redis: 
 
 def limiters_of(callers: list[Caller]) -> list[Limiter]:
     return [caller.limiter for caller in callers]
+
+
+async def test_a_redis_that_is_late_time_and_again_lets_nobody_over_the_limit(frail_redis: Server) -> None:
+    async with callers_on(frail_redis.url, 2 * RATE) as callers:
+        took = await ask(callers, 1.5)
+        for _ in range(6):
+            with away(frail_redis, "hangs"):
+                took += await ask(callers, 0.2)
+            took += await ask(callers, 0.3)
+        took += await ask(callers, 0.5)
+        assert trips(*limiters_of(callers)) >= 6
+        assert 0.85 * RATE * took <= passed(callers) <= BURST + RATE * took

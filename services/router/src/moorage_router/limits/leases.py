@@ -184,10 +184,9 @@ class Gate:
         self._local_tat = taken.tat
         rate, burst = self._local()
         self._room = max(0, int(burst - (taken.tat - now) * rate))
+        self._owed = min(self._owed + 1, self.bucket.burst)
         if self.state.breaker.opened:
             self._outage.spend(now, 1 / self.share, self.bucket)
-        else:
-            self._owed += 1
 
     def _local(self) -> tuple[float, float]:
         rate = self.bucket.rate * self.share
@@ -220,7 +219,10 @@ class Gate:
     def ask(self, want: int, now: float) -> Ask:
         """What to ask the store, which is given back what is unused."""
         back, self._back = self._back, 0
-        return Ask(self.bucket, want, back, self._outage.in_use(now, self.bucket))
+        in_use = self._outage.in_use(now, self.bucket)
+        if in_use:
+            self._owed = 0
+        return Ask(self.bucket, want + self._owed if want else 0, back, in_use)
 
     def received(self, ask: Ask, granted: Granted, asked_at: float) -> None:
         """The store's answer."""
