@@ -68,6 +68,7 @@ class FakeHost:
     generation: str = "generation-1"
     tenant: str = "demo"
     behaviour: Behaviour | None = None
+    node: str = ""
     port: int = 0
     seen: list[Seen] = field(default_factory=list)
     _server: asyncio.Server | None = None
@@ -90,7 +91,7 @@ class FakeHost:
         held = [HeldVersion.model_validate({"model": model, "version": v, "state": state}) for v in versions]
         return Endpoint(
             cluster="default", host_id=self.host_id, tenant=self.tenant, address=f"127.0.0.1:{self.port}",
-            generation=self.generation, token=self.token, versions=held,
+            generation=self.generation, token=self.token, versions=held, node=self.node,
         )  # fmt: skip
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -273,7 +274,9 @@ async def serving(settings: RouterSettings) -> AsyncIterator[RunningRouter]:
         task = asyncio.create_task(app.run(listener, stop))
         try:
             await until(lambda: app.server is not None or task.done(), "the server")
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", timeout=60, limits=httpx.Limits()
+            ) as client:
                 yield RunningRouter(app, client, port)
         finally:
             stop.set()

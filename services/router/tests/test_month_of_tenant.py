@@ -7,19 +7,14 @@ import signal
 import time
 from collections.abc import AsyncIterator
 
-import pytest
 from nats.aio.msg import Msg
 from router_harness import Desired, FakeHost, RunningRouter, Seen, serving, until
 
 from moorage_common import api_keys
-from moorage_common.clock import Clock
-from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.names import QUOTA_SUBJECT
 from moorage_common.contracts.quota import QuotaAsk, QuotaGrant, month_bounds, month_of
-from moorage_common.contracts.versioned import Versioned
-from moorage_common.errors import OverQuota, Unavailable
 from moorage_common.testing.servers import Server
-from moorage_router.limits.month import LEAST_BLOCK, WAIT_S, Months
+from moorage_router.limits.month import LEAST_BLOCK
 from moorage_router.settings import RouterSettings
 
 
@@ -61,14 +56,6 @@ async def caller_of(router: RunningRouter, desired: Desired, host: FakeHost, **l
     assert deps is not None
     await until(lambda: "demo" in deps.months._months, "the tenant's month")
     return key
-
-
-def months_of(desired: Desired, clock: Clock = time.time, **limits: object) -> Months:
-    """A router's months, with the tenant `demo` of these limits."""
-    months = Months(desired.bus, "r:b", lambda: 1, lambda: 0, clock)
-    value = TenantLimits.model_validate({"tenant": "demo", **limits}).model_dump(mode="json")
-    months.apply("demo", Versioned(epoch=1, version=1, value=value))
-    return months
 
 
 async def statuses(router: RunningRouter, key: api_keys.ApiKey, count: int, callers: int = 4) -> list[int]:
@@ -145,27 +132,20 @@ async def test_without_the_ledger_a_tenant_goes_on_at_the_pace_of_the_months_res
         await until(lambda: ledger.asks[-1].spent >= 12 + passed, "the count of what passed")
 
 
-async def test_a_closed_tenant_spends_what_it_holds_and_is_then_refused(desired: Desired) -> None:
-    months, ledger = months_of(desired, requests_per_month=1000, on_store_loss="closed"), Ledger(1000)
+async def test_a_closed_tenant_spends_what_it_holds_and_is_then_refused(
+    router: RunningRouter, desired: Desired, host: FakeHost
+) -> None:
+    ledger = Ledger(1000)
     async with ledger.listening(desired):
-        await months.admit("demo")
-    for _ in range(ledger.asks[0].want - 1):
-        await months.admit("demo")
-    with pytest.raises(Unavailable) as refused:
-        await months.admit("demo")
-    assert (refused.value.code, refused.value.headers) == ("month_unknown", {"retry-after": "1"})
-
-
-async def test_asking_whether_the_ledger_is_back_costs_nothing_of_what_is_held(desired: Desired) -> None:
-    months, ledger = months_of(desired, requests_per_month=1000, on_store_loss="closed"), Ledger(1000)
-    async with ledger.listening(desired):
-        month = await months.admit("demo")
-    assert month is not None
-    month.away = True
-    for _ in range(3):
-        month.tick(time.monotonic(), unshipped=False)
-        await until(lambda: month._call is None)
-    assert month.granted - month.out == ledger.asks[0].want - 1
+        key = await caller_of(router, desired, host, requests_per_month=1000, on_store_loss="closed")
+        assert (await router.infer(key)).status_code == 200
+    found = await statuses(router, key, 30, 1)
+    granted = ledger.asks[-1].spent + ledger.asks[-1].want
+    assert found.count(200) == granted - 1
+    assert found.count(503) == 30 - (granted - 1)
+    refused = await router.infer(key)
+    assert (refused.status_code, refused.headers["moorage-error"]) == (503, "month_unknown")
+    assert refused.headers["retry-after"] == "1"
 
 
 async def test_an_open_tenant_is_never_refused_for_want_of_the_ledger(
@@ -188,21 +168,23 @@ async def test_a_block_is_not_spent_beyond_its_life(router: RunningRouter, desir
         assert len(ledger.asks) > asked
 
 
-async def test_a_ledger_that_hangs_delays_one_round_of_requests_and_no_more(desired: Desired, own_nats: Server) -> None:
-    months = months_of(desired, requests_per_month=10**9, on_store_loss="open")
-    async with Ledger(10**9).listening(desired):
-        await months.admit("demo")
-    os.kill(own_nats.pid, signal.SIGSTOP)
-    try:
-        took = []
-        for _ in range(300):
-            began = time.monotonic()
-            await months.admit("demo")
-            took.append(time.monotonic() - began)
-    finally:
-        os.kill(own_nats.pid, signal.SIGCONT)
-    assert sum(one > WAIT_S / 2 for one in took) <= 1
-    assert max(took) < WAIT_S + 0.5
+async def test_a_ledger_that_hangs_delays_one_round_of_requests_and_no_more(
+    settings: RouterSettings, desired: Desired, host: FakeHost, own_nats: Server
+) -> None:
+    async with serving(settings) as router:
+        async with Ledger(10**9).listening(desired):
+            key = await caller_of(router, desired, host, requests_per_month=10**9)
+            assert set(await statuses(router, key, 8, 1)) == {200}
+        os.kill(own_nats.pid, signal.SIGSTOP)
+        try:
+            took = []
+            for _ in range(300):
+                began = time.monotonic()
+                assert (await router.infer(key)).status_code == 200
+                took.append(time.monotonic() - began)
+        finally:
+            os.kill(own_nats.pid, signal.SIGCONT)
+    assert sum(one > 0.2 for one in took) <= 1
 
 
 async def test_a_router_that_ends_gives_back_what_it_holds(
@@ -213,30 +195,6 @@ async def test_a_router_that_ends_gives_back_what_it_holds(
             key = await caller_of(router, desired, host, requests_per_month=1000)
             assert set(await statuses(router, key, 5, 1)) == {200}
         assert (ledger.asks[-1].want, ledger.asks[-1].spent) == (0, 5)
-
-
-async def test_a_new_month_begins_with_what_is_in_flight_and_owes_nothing_of_the_old_one(desired: Desired) -> None:
-    now = [month_bounds("2026-11")[1] - 0.2]
-    months = months_of(desired, lambda: now[0], requests_per_month=10)
-    async with Ledger(10).listening(desired) as ledger:
-        for _ in range(10):
-            month = await months.admit("demo")
-            assert month is not None
-        with pytest.raises(OverQuota):
-            await months.admit("demo")
-        for _ in range(8):
-            month.ended(counted=True)
-        now[0] += 0.3
-        await until(lambda: time.monotonic() >= month.month_ends)
-        passed = 0
-        with contextlib.suppress(OverQuota):
-            while passed < 20:
-                await months.admit("demo")
-                passed += 1
-        assert passed == 8
-        asked = [ask for ask in ledger.asks if ask.month == "2026-12"]
-        assert asked[0].spent == 2
-        assert {ask.month for ask in ledger.asks} == {"2026-11", "2026-12"}
 
 
 async def test_a_tenant_without_a_month_is_not_asked_about(

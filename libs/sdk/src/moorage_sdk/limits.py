@@ -41,7 +41,7 @@ def _same(value: Any) -> Any:
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "plan": ("plan", _same),
     "weight": ("weight", _same),
-    "rate": ("requests_per_s", lambda rate: number(str(rate), "--rate")),
+    "rate": ("requests_per_s", _same),
     "burst": ("burst", _same),
     "concurrent": ("max_concurrent", _same),
     "body": ("max_body_bytes", lambda text: parse_memory(text, "--body") * 1024 * 1024),

@@ -19,6 +19,8 @@ from moorage_common.networks import Proxies
 from moorage_router.auth import Authenticator
 from moorage_router.catalog import Catalog
 from moorage_router.endpoints import Endpoints
+from moorage_router.fairness.places import Places
+from moorage_router.fairness.series import fairness_series
 from moorage_router.features.lookup import FeatureLookup
 from moorage_router.features.service import FeatureJoiner
 from moorage_router.feedback.outputs import Outputs
@@ -60,6 +62,7 @@ class Deps:
     months: Months
     routes: RouteTable
     hosts: EndpointTable
+    places: Places
     waker: Waker
     parking: Parking
     feature_pool: Pool
@@ -87,9 +90,10 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     request_id_secret = secrets.derive(pepper, "request-id")
     bus = Bus(settings.nats_url.get_secret_value(), settings.router_name)
     store = LimitStore(settings.redis_url.get_secret_value())
-    hosts = EndpointTable(settings.connections_per_host)
+    places = Places(settings.queue_order)
+    hosts = EndpointTable(settings.connections_per_host, places)
     waker = Waker(bus, metrics)
-    parking = Parking(waker, settings.parked_bytes, settings.park_s)
+    parking = Parking(waker, settings.parked_bytes, settings.park_s, lambda tenant: limits.of(tenant).limits.weight)
     limits = Limiter(StoreState(store), settings.router_name, parking.parked)
     usage_log = UsageLog(settings.state_dir / "usage", settings.router_name)
     signals = SignalsShipper(bus)
@@ -136,9 +140,10 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
         secret=request_id_secret, proxies=Proxies(settings.trusted_proxies),
     )  # fmt: skip
     deps = Deps(
-        bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, waker=waker, parking=parking,
-        feature_pool=feature_pool, tables=tables, refresh=refresh, usage=usage, book=book, signals=signals,
-        outputs=outputs, shadows=shadows, load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
+        bus=bus, store=store, keys=keys, limits=limits, routes=routes, hosts=hosts, places=places, waker=waker,
+        parking=parking, feature_pool=feature_pool, tables=tables, refresh=refresh, usage=usage, book=book,
+        signals=signals, outputs=outputs, shadows=shadows,
+        load=LoadReporter(bus, hosts, settings.router_name, usage_log.boot),
         tenant_series=TenantSeriesResponder(bus, metrics.registry, settings.router_name),
         months=months, stats=exchange, metrics=metrics, endpoints=endpoints,
     )  # fmt: skip
@@ -206,6 +211,7 @@ def _gauges(deps: Deps) -> Iterable[Metric]:
     yield gauge("moorage_router_in_flight", "Requests being answered.", by_model, in_flight.items())
     yield gauge("moorage_router_parked", "Requests waiting for a replica.", by_model, parked.items())
     yield gauge("moorage_router_parked_bytes", "Bytes of those requests.", [], [((), float(deps.parking.size))])
+    yield from fairness_series(deps.places, deps.metrics.series)
     yield gauge("moorage_router_ready_replicas", "Replica hosts ready, by model.", by_model, ready.items())
     yield gauge("moorage_router_quota_tokens", "Leased tokens in hand.", ["tenant"], tokens)
     yield gauge("moorage_router_usage_unshipped", "Requests not acknowledged.", [], [((), deps.usage.unshipped)])
@@ -215,8 +221,6 @@ def _gauges(deps: Deps) -> Iterable[Metric]:
     yield counter("moorage_router_signals", "Batches of signals for rollouts' judge.", ["outcome"], outcomes)
     yield gauge("moorage_router_outputs_waiting", "Kept outputs not shipped.", [], [((), float(deps.outputs.waiting))])
     yield gauge("moorage_router_limit_store_away", "1 while Redis is away.", [], [((), float(state.breaker.opened))])
-    away = float(deps.months.away)
-    yield gauge("moorage_router_months_away", "Tenants whose month no registry answers for.", [], [((), away)])
     yield gauge("moorage_router_routers", "Routers that share the limits.", [], [((), float(state.routers))])
     reads = [(("answered",), float(deps.refresh.reads)), (("failed",), float(deps.refresh.failures))]
     yield counter("moorage_router_registry_reads", "Reads of keys from the registry.", ["outcome"], reads)

@@ -7,6 +7,8 @@ from enum import Enum
 from moorage_common.contracts import host_calls
 from moorage_common.errors import DeadlineExceeded, UpstreamFailed
 from moorage_router.bodies import StreamedBody
+from moorage_router.fairness.places import Place, Waiter
+from moorage_router.fairness.queue import Flow
 from moorage_router.metrics import RouterMetrics
 from moorage_router.parking import Parking, no_replica
 from moorage_router.replicas import EndpointTable, Host, Outgoing
@@ -34,6 +36,8 @@ class Attempt:
     """One request on its way.
 
     Attributes:
+        kid: the key that it came with, whose turn it takes.
+        weight: its tenant's, where tenants wait for one place.
         host: who was asked last; None while nobody was, or nobody worked on it.
         lost_by: who broke off before.
         took_us: microseconds that host took, or was waited for.
@@ -43,6 +47,8 @@ class Attempt:
     served: ServedVersion
     call: Outgoing
     deadline: float
+    kid: str = ""
+    weight: float = 1.0
     retried: bool = False
     parked: bool = False
     avoid: Host | None = None
@@ -50,6 +56,15 @@ class Attempt:
     lost_by: Host | None = None
     took_us: int = 0
     reply: HostReply | None = None
+
+    @property
+    def tenant(self) -> str:
+        return self.served.tenant
+
+    @property
+    def kept(self) -> bool:
+        """A request that has waited for a replica is not shed where it waits next."""
+        return self.parked
 
 
 def may_retry(failure: Failure, *, body_kept: bool, data_format: bool, retried: bool) -> bool:
@@ -70,16 +85,25 @@ class Forwarder:
     async def forward(self, attempt: Attempt) -> HostReply:
         """The host's answer. Raises Unavailable, UpstreamFailed or DeadlineExceeded."""
         replicas = attempt.served.replicas
+        worked = replicas.worked
         while True:
             host = replicas.choose(attempt.avoid)
             if host is None:
                 attempt.parked = True
                 host = await self._parking.host(attempt.served, attempt.call, attempt.deadline, attempt.avoid)
+            place, flow = host.place, None
+            if place is not None and (flow := place.enter(attempt, worked.cost_s)) is None:
+                found = await _turn(attempt, host, place)
+                if found is None:
+                    continue
+                host, place, flow = found
             host.in_flight += 1
             attempt.host = host
             asked_at = time.monotonic()
             try:
                 reply = await host.ask(attempt.call, attempt.deadline)
+                if place is not None:
+                    place.answered(worked, reply.busy_us, asked_at)
             except ConnectFailed as error:
                 self._endpoints.eject(host)
                 self._again(attempt, Failure.NOT_SENT, host, str(error))
@@ -95,6 +119,8 @@ class Forwarder:
                 raise DeadlineExceeded(message, detail=str(error)) from error
             finally:
                 host.in_flight -= 1
+                if place is not None and flow is not None:
+                    place.leave(flow)
                 attempt.took_us = int((time.monotonic() - asked_at) * 1_000_000)
             if reply.status < 400 or not self._misrouted(attempt, host, reply):
                 if attempt.parked:
@@ -137,6 +163,30 @@ class Forwarder:
             attempt.retried = True
         attempt.avoid = host
         self._metrics.retries.labels(failure.value).inc()
+
+
+async def _turn(attempt: Attempt, host: Host, place: Place) -> tuple[Host, Place, Flow[Waiter]] | None:
+    """Where the request runs now: where there is room, or after its turn at `place`; None if its host went meanwhile.
+
+    Raises:
+        Unavailable, DeadlineExceeded.
+    """
+    replicas = attempt.served.replicas
+    cost_s = replicas.worked.cost_s
+    for other in replicas.ready:
+        there = other.place
+        if other is not attempt.avoid and there is not None and there is not place and there.has_room:
+            flow = there.enter(attempt, cost_s)
+            if flow is not None:
+                return other, there, flow
+    flow = await place.turn(attempt, cost_s)
+    if host in replicas.ready:
+        return host, place, flow
+    for other in replicas.ready:
+        if other.place is place and other is not attempt.avoid:
+            return other, place, flow
+    place.leave(flow)
+    return None
 
 
 def _kept(body: bytes | StreamedBody) -> bool:

@@ -131,7 +131,7 @@ class Gateway:
             fields, body = await self._body(call, tenant, served, deadline)
             line = served.request_line if observed is None or not observed.wants_output() else served.asking_line
             outgoing = Outgoing(line, asks.passed_on + fields, trace.child_of(asks.traceparent).encode(), body)
-            attempt = Attempt(served, outgoing, deadline)
+            attempt = Attempt(served, outgoing, deadline, principal.kid, tenant.limits.weight)
             answered = await self._forwarder.forward(attempt)
             outcome.status, outcome.rows, outcome.busy_us = answered.status, answered.rows, answered.busy_us
             outcome.bytes_out, outcome.bytes_in = await reply.send(_answer(call, nest, answered)), call.body.size

@@ -15,6 +15,7 @@ from moorage_common.contracts.host_frames import FRAMED_BYTES
 from moorage_common.contracts.versioned import Versioned
 from moorage_router import balancer
 from moorage_router.bodies import StreamedBody
+from moorage_router.fairness.places import Place, Places, Worked
 from moorage_router.links import Link, NotSpoken
 from moorage_router.pool import Pool
 from moorage_router.replies import HostReply, answer_at, of_frame, of_http
@@ -38,10 +39,11 @@ class Outgoing(NamedTuple):
 class Host:
     """One generation of a replica host, its connections and its requests in flight."""
 
-    __slots__ = ("ejected", "endpoint", "headers", "in_flight", "link", "pool")
+    __slots__ = ("ejected", "endpoint", "headers", "in_flight", "link", "place", "pool")
 
-    def __init__(self, endpoint: Endpoint, pool: Pool) -> None:
+    def __init__(self, endpoint: Endpoint, pool: Pool, place: Place | None = None) -> None:
         self.endpoint = endpoint
+        self.place = place
         self.pool = pool
         self.in_flight = 0
         self.ejected = False
@@ -112,7 +114,7 @@ class Host:
 class Replicas:
     """The hosts of one version of a model. The object stays for as long as the router runs."""
 
-    __slots__ = ("_hosts", "_waiting", "in_flight", "model", "ready", "requests", "tenant", "version")
+    __slots__ = ("_hosts", "_waiting", "in_flight", "model", "ready", "requests", "tenant", "version", "worked")
 
     def __init__(self, tenant: str, model: str, version: int) -> None:
         self.tenant = tenant
@@ -120,9 +122,10 @@ class Replicas:
         self.version = version
         self.in_flight = 0
         self.requests = 0
+        self.worked = Worked()
         self.ready: tuple[Host, ...] = ()
         self._hosts: dict[str, Host] = {}
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
     @property
     def parked(self) -> int:
@@ -145,29 +148,29 @@ class Replicas:
             self.refresh()
 
     def refresh(self) -> None:
-        """Recount the ready ones; wake who waits if there is one."""
+        """Recount the ready ones; wake who waits if there is one, in the order in which they came."""
         self.ready = tuple(host for host in self._hosts.values() if not host.ejected)
         if self.ready:
             for waiting in self._waiting:
                 if not waiting.done():
                     waiting.set_result(None)
 
-    async def park(self, timeout_s: float) -> None:
-        """Wait until a host is ready. Raises TimeoutError."""
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
+    async def park(self, waiting: asyncio.Future[None], timeout_s: float) -> None:
+        """Wait until a host is ready, which ends `waiting`. Raises TimeoutError."""
+        self._waiting[waiting] = None
         try:
             async with asyncio.timeout(max(0.0, timeout_s)):
                 await waiting
         finally:
-            self._waiting.discard(waiting)
+            self._waiting.pop(waiting, None)
 
 
 class EndpointTable:
     """All replica hosts, fed by `endpoints/<cluster>.<host_id>`."""
 
-    def __init__(self, connections_per_host: int) -> None:
+    def __init__(self, connections_per_host: int, places: Places | None = None) -> None:
         self._most = connections_per_host
+        self._places = places or Places("off")
         self._hosts: dict[str, Host] = {}
         self._replicas: dict[tuple[str, str, int], Replicas] = {}
         self._retired: set[Host] = set()
@@ -199,7 +202,10 @@ class EndpointTable:
         if endpoint is None:
             return
         if held is None:
-            held = self._hosts[key] = Host(endpoint, Pool(endpoint.address, self._most))
+            place = self._places.of(endpoint)
+            held = self._hosts[key] = Host(endpoint, Pool(endpoint.address, self._most), place)
+            if place is not None:
+                place.count_hosts(1)
         before = {(v.model, v.version) for v in held.endpoint.versions}
         held.endpoint = endpoint
         ready = {(v.model, v.version) for v in endpoint.versions if v.state == "ready"}
@@ -214,6 +220,9 @@ class EndpointTable:
             return
         for held in host.endpoint.versions:
             self.replicas(host.endpoint.tenant, held.model, held.version).drop(key)
+        if host.place is not None:
+            host.place.count_hosts(-1)
+            self._places.forget(host.place)
         host.close()
         self._retired.add(host)
 

@@ -145,6 +145,7 @@ class RouteTable:
         versions = {}
         for spec in route.versions:
             replicas = self._endpoints.replicas(tenant, model, spec.version)
+            replicas.worked.batches = spec.signature.batchable
             series = self._series(tenant, model, spec.version)
             versions[spec.version] = ServedVersion(route, spec, replicas, series, self._secret)
         self._tenants.setdefault(tenant, {})[model] = ServedRoute(route, versions, self._book.judge(route))

@@ -1,6 +1,7 @@
 """Settings of the router, read once in `__main__`."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 
@@ -39,6 +40,11 @@ class RouterSettings(ServiceSettings):
         default=256 * 1024 * 1024,
         ge=0,
         description="Bytes of requests that may wait for replicas at one time; a tenant may take a quarter of it.",
+    )
+    queue_order: Literal["fair", "arrival", "off"] = Field(
+        default="fair",
+        description="Whose request goes next to a full device or node that tenants share: `fair` by weights, "
+        "`arrival` whoever came first, `off` whoever comes, with no limit on what is there.",
     )
     connections_per_host: int = Field(
         default=128, ge=1, description="Connections to one replica host; further requests wait in turn."

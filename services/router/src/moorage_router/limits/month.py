@@ -15,7 +15,6 @@ import structlog
 from pydantic import ValidationError
 
 from moorage_common.bus import BUS_ERRORS, Bus
-from moorage_common.clock import Clock, wall_clock
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.names import QUOTA_SUBJECT
 from moorage_common.contracts.quota import QuotaAsk, QuotaGrant, month_bounds, month_of
@@ -73,7 +72,7 @@ class Month:
         self._final = False
         self._life_s = 60.0
         self._room: float | None = None
-        self._begin()
+        self._begin(time.time())
 
     def update(self, limits: TenantLimits) -> None:
         """Take changed limits at once: what was told of the old one does not hold."""
@@ -87,7 +86,7 @@ class Month:
         """Let a request pass from memory, if it may; `ended` must follow."""
         if self.limit is None:
             if now >= self.month_ends:
-                self._begin()
+                self._begin(time.time())
         elif self.out >= self.granted or now >= self.ends:
             return False
         elif self.granted - self.out <= self._low and self._call is None and now >= self._rest_until:
@@ -109,11 +108,11 @@ class Month:
             OverQuota: `month_spent`.
             Unavailable: `month_unknown`, the ledger does not answer and this tenant's limits are closed then.
         """
-        if time.monotonic() >= self.month_ends:
-            self._begin()
         self._waiting += 1
         try:
             while (now := time.monotonic()) >= self._rest_until and not self.away:
+                if now >= self.month_ends:
+                    self._begin(time.time())
                 call = self._call or self._ask(now)
                 done, _ = await asyncio.wait({call}, timeout=WAIT_S)
                 if self.take(time.monotonic()):
@@ -152,7 +151,7 @@ class Month:
         if self._room is not None:
             return self._room - self.out
         begin, end = month_bounds(self.month)
-        return (self.limit or 0) * max(0.0, end - self._source.clock()) / (end - begin) - self.out
+        return (self.limit or 0) * max(0.0, end - time.time()) / (end - begin) - self.out
 
     def _spent(self, retry_after_s: float) -> OverQuota:
         message = (
@@ -162,9 +161,8 @@ class Month:
         )
         return OverQuota(message, code="month_spent", retry_after_s=retry_after_s)
 
-    def _begin(self) -> None:
-        """The month that runs, with what is in flight: it will count in it."""
-        wall = self._source.clock()
+    def _begin(self, wall: float) -> None:
+        """A month, from what is in flight: it will end in it."""
         self.month = month_of(wall)
         self.month_ends = time.monotonic() + month_bounds(self.month)[1] - wall
         self.out, self.granted = self.in_flight, 0
@@ -176,9 +174,9 @@ class Month:
         if self.limit is None or self._call is not None:
             return
         if now >= self.month_ends:
-            self._begin()
+            self._begin(time.time())
         elif self.away:
-            self._ask(now, max(self._wanted(now), self.granted - self.out))
+            self._ask(now)
         elif self._n and now - self._asked_at >= self._life_s / RENEWALS:
             held = self.granted > self.out and now < self.ends
             if held or self.in_flight or self.out != self._asked_out or unshipped:
@@ -241,17 +239,9 @@ class Month:
 class Months:
     """The tenants that have a limit a month, or had one since the boot."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        owner: str,
-        routers: Callable[[], int],
-        unshipped: Callable[[], int],
-        clock: Clock = wall_clock,
-    ) -> None:
+    def __init__(self, bus: Bus, owner: str, routers: Callable[[], int], unshipped: Callable[[], int]) -> None:
         """`owner` is `router:boot`; `routers` share the limits; `unshipped` requests are not in the stream yet."""
         self.owner = owner
-        self.clock = clock
         self.routers = routers
         self._bus = bus
         self._unshipped = unshipped
@@ -279,11 +269,6 @@ class Months:
         if month is not None and not month.take(time.monotonic()):
             await month.admit()
         return month
-
-    @property
-    def away(self) -> int:
-        """Tenants for whose month no registry answers."""
-        return sum(month.away and month.limit is not None for month in self._months.values())
 
     async def ask(self, question: QuotaAsk) -> QuotaGrant:
         """What a registry answers within a second. Raises one of BUS_ERRORS, ValidationError."""
