@@ -53,9 +53,9 @@ class Running:
 
 
 @contextmanager
-def started(models: Sequence[Model], sides: Sequence[str]) -> Iterator[Running]:
+def started(models: Sequence[Model], sides: Sequence[str], *options: str) -> Iterator[Running]:
     """Start a platform and deploy `models` for each of `sides`."""
-    with platform("--no-demo") as local:
+    with platform("--no-demo", *options) as local:
         lift_limits(local)
         with moorage_sdk.Client(registry=local["registry"], router=local["router"], api_key=local["api_key"]) as client:
             inputs = {model.name: _deploy(client, model, sides) for model in models}

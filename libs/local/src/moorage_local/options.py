@@ -16,6 +16,7 @@ class Options:
     warm: int = 1
     demo: bool = True
     identity_issuer: str = ""
+    queue_order: str = "fair"
 
 
 class StartFailed(Exception):

@@ -39,6 +39,7 @@ class Plan:
         nodes: how many Ray nodes, the head included; each has `gpus`.
         warm: how many empty hosts a node keeps ready, however few replicas start.
         identity_issuer: the OpenID Connect provider that people sign in by; empty for none.
+        queue_order: the routers' setting.
     """
 
     state: Path
@@ -50,6 +51,7 @@ class Plan:
     nodes: int = 1
     warm: int = 1
     identity_issuer: str = ""
+    queue_order: str = "fair"
 
     @property
     def node_names(self) -> list[str]:
@@ -230,6 +232,7 @@ def _router(plan: Plan, name: str, listener: int, others: Sequence[int]) -> dict
         "MOORAGE_STATE_DIR": str(plan.state / "router"),
         "MOORAGE_REGISTRY_URL": plan.registry_url,
         "MOORAGE_FEATURE_PROXY_URL": plan.feature_proxy_url,
+        "MOORAGE_QUEUE_ORDER": plan.queue_order,
     }
 
 

@@ -22,7 +22,7 @@ from moorage_local.tenant import ensure_tenant
 
 def main(
     *, state: Path, port: int, gpus: int, demo: bool, routers: int = 1, nodes: int = 1, warm: int = 1,
-    identity_issuer: str = "",
+    identity_issuer: str = "", queue_order: str = "fair",
 ) -> int:  # fmt: skip
     """Run the platform until Ctrl-C or SIGTERM; the exit code.
 
@@ -35,11 +35,12 @@ def main(
         nodes: Ray nodes, all on this machine.
         warm: empty hosts that each node keeps ready; 0 for none.
         identity_issuer: address of the OpenID Connect provider that people sign in by; empty for keys alone.
+        queue_order: whose request goes next to what tenants share and is full: `fair`, `arrival` or `off`.
     """
     progress = Progress()
     options = Options(
         state.expanduser().resolve(), port, gpus, routers=routers, nodes=nodes, demo=demo, warm=warm,
-        identity_issuer=identity_issuer,
+        identity_issuer=identity_issuer, queue_order=queue_order,
     )  # fmt: skip
     try:
         with claim(options.state) as belongings:
@@ -89,7 +90,7 @@ def _plan(options: Options, belongings: Belongings) -> Plan:
     credentials = Credentials.of(options.state)
     return Plan(
         options.state, chosen, credentials, options.gpus, ray_dir, options.routers, options.nodes, options.warm,
-        options.identity_issuer,
+        options.identity_issuer, options.queue_order,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ def up(  # noqa: PLR0917 - options of a command, given by name
     routers: Annotated[int, typer.Option(min=1, max=64, help="Router processes on the router's port.")] = 1,
     warm: Annotated[int, typer.Option(min=0, max=64, help="Empty hosts that each node keeps ready.")] = 1,
     identity_issuer: Annotated[str, typer.Option(help="OpenID Connect provider that people sign in by.")] = "",
+    queue_order: Annotated[str, typer.Option(help="Whose turn it is at a full place: fair, arrival, off.")] = "fair",
     no_demo: Annotated[bool, typer.Option("--no-demo", help="Do not push the demo model.")] = False,
 ) -> None:
     """Run the whole platform on this machine until Ctrl-C."""
@@ -30,6 +31,6 @@ def up(  # noqa: PLR0917 - options of a command, given by name
         raise SdkError("the platform itself is not installed; run: pip install moorage-local") from None
     code = launcher.main(
         state=state, port=port, gpus=gpus, demo=not no_demo, routers=routers, nodes=nodes, warm=warm,
-        identity_issuer=identity_issuer,
+        identity_issuer=identity_issuer, queue_order=queue_order,
     )  # fmt: skip
     raise typer.Exit(code)

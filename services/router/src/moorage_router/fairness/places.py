@@ -18,7 +18,7 @@ QUEUED_A_TENANT = 64
 QUEUED = 512
 INITIAL = 32
 LEAST = 8
-LEAST_A_HOST = 4
+LEAST_A_HOST = 1
 LEAST_OF_BATCHES = 128
 """Where a host forms batches: it gains from what waits in it, and its latency says nothing of being full."""
 MOST = 1024
