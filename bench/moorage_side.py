@@ -34,6 +34,7 @@ class Running:
     pid: int
     inputs: Mapping[str, str]
     """Name of the input by model, which the SDK chose."""
+    second_key: str = ""
 
     def tree(self) -> list[psutil.Process]:
         top = psutil.Process(self.pid)
@@ -59,8 +60,12 @@ def started(models: Sequence[Model], sides: Sequence[str], *options: str) -> Ite
         lift_limits(local)
         with moorage_sdk.Client(registry=local["registry"], router=local["router"], api_key=local["api_key"]) as client:
             inputs = {model.name: _deploy(client, model, sides) for model in models}
+        with moorage_sdk.Client(
+            registry=local["registry"], router=local["router"], api_key=local["admin_key"], tenant=local["tenant"]
+        ) as operator:
+            second_key = operator.registry.create_key(["infer:*"])["key"]
         headers = {"authorization": f"Bearer {local['api_key']}"}
-        yield Running(local["router"], headers, local["pid"], inputs)
+        yield Running(local["router"], headers, local["pid"], inputs, second_key)
 
 
 def _deploy(client: moorage_sdk.Client, model: Model, sides: Sequence[str]) -> str:
