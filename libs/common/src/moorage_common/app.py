@@ -11,9 +11,11 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute, iter_route_contexts
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from moorage_common.errors import MoorageError
 from moorage_common.settings import ServiceSettings
@@ -43,12 +45,13 @@ def install_error_handlers(app: FastAPI) -> None:
         places = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()[:5])
         return problem(422, "invalid_request", f"the request does not have the expected form: {places}")
 
-    async def on_http(_request: Request, error: Exception) -> Response:
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
         codes = {404: "not_found", 405: "method_not_allowed"}
-        return problem(
-            error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), dict(error.headers or {})
-        )
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["allow"] = _allowed(app, request.url.path)
+        return problem(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), headers)
 
     async def on_unforeseen(_request: Request, error: Exception) -> Response:
         log.error("unforeseen error", exc_info=error)
@@ -58,6 +61,17 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_unforeseen)
+
+
+def _allowed(app: FastAPI, path: str) -> str:
+    """All methods of a path (RFC 9110, 15.5.6): the framework names those of the first route that it finds alone."""
+    methods = {
+        method
+        for context in iter_route_contexts(app.routes)
+        if isinstance(route := context.original_route, APIRoute) and compile_path(str(context.path))[0].match(path)
+        for method in route.methods or ()
+    }
+    return ", ".join(sorted(methods))
 
 
 def ops_app(registry: CollectorRegistry, ready: ReadyCheck) -> FastAPI:

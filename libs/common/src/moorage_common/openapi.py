@@ -30,6 +30,11 @@ _REFUSED = {
 }
 
 
+def answered_as(media_type: str, status: int = 200) -> dict[int | str, Json]:
+    """`responses=` of a route whose answer is no JSON."""
+    return {status: {"content": {media_type: {}}}}
+
+
 def document_of(app: FastAPI) -> Json:
     """What the app takes and answers. Raises RuntimeError where a route has no access rule."""
     rules = check_rules(app.routes)

@@ -7,6 +7,7 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from moorage_common.contracts.names import Name, TenantId
 from moorage_common.errors import BadRequest, NotFound, TooLarge
+from moorage_common.openapi import answered_as
 from moorage_registry.access import require, signed_url
 from moorage_registry.catalog.models import DIGEST_PATTERN, Artifact
 from moorage_registry.catalog.repository import CatalogRepository
@@ -17,6 +18,7 @@ from moorage_registry.keys.service import Principal
 router = APIRouter(prefix="/artifacts")
 
 Digest = Annotated[str, Path(pattern=DIGEST_PATTERN)]
+_BYTES = {"type": "string", "format": "binary"}
 Pusher = Annotated[Principal, require("models:write")]
 
 
@@ -37,7 +39,12 @@ async def _check_room(registry: Registry, tenant: TenantId, digest: str, announc
         raise TooLarge(message, code="artifact_quota")
 
 
-@router.put("/{digest}")
+@router.put(
+    "/{digest}",
+    response_model=Artifact,
+    responses={201: {"model": Artifact}},
+    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BYTES}}}},
+)
 async def put_artifact(digest: Digest, request: Request, principal: Pusher, registry: RegistryDep) -> JSONResponse:
     """Stored and durable before the row is written: a row's blob is always there."""
     length = request.headers.get("content-length")
@@ -61,7 +68,12 @@ async def has_artifact(digest: Digest, principal: Pusher, registry: RegistryDep)
     return Response(headers={"moorage-size-bytes": str(found.size_bytes)})
 
 
-@router.get("/{tenant}/{digest}", dependencies=[signed_url()])
+@router.get(
+    "/{tenant}/{digest}",
+    dependencies=[signed_url()],
+    response_class=FileResponse,
+    responses=answered_as("application/octet-stream"),
+)
 async def get_artifact(tenant: Annotated[Name, Path()], digest: Digest, registry: RegistryDep) -> FileResponse:
     path = registry.blobs.path(TenantId(tenant), digest)
     if not path.is_file():

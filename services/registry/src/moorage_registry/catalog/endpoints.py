@@ -20,7 +20,7 @@ Number = Annotated[int, Path(ge=1, le=2**31)]
 Anyone = Annotated[Principal, require(ANY_KEY)]
 
 
-@router.post("/{model}/versions", status_code=201)
+@router.post("/{model}/versions", status_code=201, responses={200: {"model": Version}})
 async def push_version(
     model: ModelName,
     body: NewVersion,

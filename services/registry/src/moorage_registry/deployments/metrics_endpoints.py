@@ -17,7 +17,7 @@ from moorage_registry.usage.repository import LedgerRepository
 router = APIRouter(prefix="/metrics")
 
 
-@router.get("")
+@router.get("", response_class=PlainTextResponse)
 async def get_metrics(
     principal: Annotated[Principal, require("metrics:read")], registry: RegistryDep
 ) -> PlainTextResponse:

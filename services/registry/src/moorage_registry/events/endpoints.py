@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 
+from moorage_common.openapi import answered_as
 from moorage_registry.access import bearer, caller_of, require
 from moorage_registry.deps import RegistryDep
 from moorage_registry.events.service import EventStream
@@ -13,7 +14,7 @@ from moorage_registry.keys.service import Principal
 router = APIRouter(prefix="/events")
 
 
-@router.get("")
+@router.get("", response_class=StreamingResponse, responses=answered_as("text/event-stream"))
 async def follow_events(
     principal: Annotated[Principal, require("events:read")],
     registry: RegistryDep,

@@ -7,6 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from moorage_common.contracts.keys import TenantLimits
 from moorage_common.contracts.names import TenantId
+from moorage_common.openapi import answered_as
 from moorage_registry.access import ANY_KEY, require
 from moorage_registry.deps import RegistryDep
 from moorage_registry.keys.scopes import ADMIN
@@ -74,7 +75,7 @@ async def delete_tenant(tenant: str, principal: Operator, registry: RegistryDep,
     return told
 
 
-@router.get("/{tenant}/export", response_class=StreamingResponse)
+@router.get("/{tenant}/export", response_class=StreamingResponse, responses=answered_as("application/x-tar"))
 async def export_tenant(
     tenant: str, principal: Annotated[Principal, require("keys:admin")], registry: RegistryDep
 ) -> StreamingResponse:
