@@ -48,7 +48,7 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
         codes = {404: "not_found", 405: "method_not_allowed"}
-        headers = dict(error.headers or {})
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         if error.status_code == 405:
             headers["allow"] = _allowed(app, request.url.path)
         return problem(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), headers)

@@ -1,7 +1,6 @@
 """Tenants' lives: suspended, resumed, deleted, exported. For administrators, but for a tenant's own export."""
 
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from moorage_sdk.errors import SdkError
@@ -56,11 +55,3 @@ class Tenants:
 
 def _path(name: str) -> str:
     return f"/v1/tenants/{quote(name, safe='')}"
-
-
-def remaining_of(told: Json) -> str:
-    """What is still to go of a tenant that is being deleted, in words."""
-    deletion: dict[str, Any] = told.get("deletion") or {}
-    left = ", ".join(f"{count} {kind}" for kind, count in deletion.get("remaining", {}).items())
-    waits = deletion.get("waits_for", "")
-    return "; ".join(part for part in (left, f"waits: {waits}" if waits else "") if part)

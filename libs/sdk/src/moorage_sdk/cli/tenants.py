@@ -2,13 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from moorage_sdk.cli.context import AsJson, connect, say
 from moorage_sdk.cli.output import print_json, print_rows
-from moorage_sdk.tenants import remaining_of
 
 _LOOK_S = 0.5
 
@@ -91,3 +90,11 @@ def export(context: typer.Context, name: TenantName, path: Annotated[Path, typer
     with connect(context) as client:
         size = client.tenants.export(name, path)
     say(f"{path}: {size / 1e6:.1f} MB")
+
+
+def remaining_of(told: dict[str, Any]) -> str:
+    """What is still to go of a tenant that is being deleted, in words."""
+    deletion: dict[str, Any] = told.get("deletion") or {}
+    left = ", ".join(f"{count} {kind}" for kind, count in deletion.get("remaining", {}).items())
+    waits = deletion.get("waits_for", "")
+    return "; ".join(part for part in (left, f"waits: {waits}" if waits else "") if part)
