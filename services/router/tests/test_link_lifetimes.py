@@ -76,11 +76,11 @@ async def test_a_host_that_does_not_read_makes_calls_wait_and_not_the_router_buf
 async def test_a_call_that_waits_for_a_host_to_read_is_504_at_its_deadline(
     router: RunningRouter, desired: Desired, framed: FramedHost
 ) -> None:
-    key = await one_version(router, desired, framed, deadline_ms=1000)
+    key = await one_version(router, desired, framed, deadline_ms=4000)
     calls = await paused(router, framed, key)
     began = time.monotonic()
     assert refused(await router.infer(key)) == (504, "deadline_exceeded")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8
     assert {refused(answer) for answer in await asyncio.gather(*calls)} == {(504, "deadline_exceeded")}
 
 
