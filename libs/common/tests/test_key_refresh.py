@@ -80,4 +80,6 @@ async def test_what_the_registry_says_is_taken_once_it_answers_and_nothing_befor
 
 
 async def test_without_a_registry_to_ask_nothing_is_asked(readers: tuple[BucketReader, BucketReader]) -> None:
+    before = [dict(reader.entries) for reader in readers]
     await asyncio.wait_for(KeyRefresh("", "pepper", *readers).run(), 1)
+    assert [dict(reader.entries) for reader in readers] == before

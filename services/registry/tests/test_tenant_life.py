@@ -218,7 +218,7 @@ async def test_what_is_published_of_a_deleted_tenant_is_tombstones(platform: Pla
     try:
         await eventually(is_served)
         await delete(platform, demo)
-        await eventually(is_gone)
+        assert await eventually(is_gone)
     finally:
         for task in tasks:
             task.cancel()

@@ -124,7 +124,7 @@ async def test_a_token_of_another_key_or_one_that_was_changed_is_refused(issuer:
     ids=str,
 )
 async def test_a_token_for_another_purpose_is_refused(issuer: Issuer, idp: Provider, wrong: dict[str, Any]) -> None:
-    await refusal(issuer, idp.token(idp.claims("ada", **wrong)))
+    assert (await refusal(issuer, idp.token(idp.claims("ada", **wrong)))).status == 401
 
 
 async def test_times_count_with_half_a_minute_of_leeway(issuer: Issuer, idp: Provider, clock: Hand) -> None:
@@ -152,7 +152,7 @@ async def test_headers_that_ask_for_more_than_a_plain_token_are_refused(issuer: 
 
 @pytest.mark.parametrize("text", ["", "a", "a.b", "a.b.c", "mrg_live_x", "..", "é.é.é", "\x00", "e30.e30.e30"])
 async def test_what_is_no_token_is_refused(issuer: Issuer, text: str) -> None:
-    await refusal(issuer, text)
+    assert (await refusal(issuer, text)).status == 401
 
 
 async def test_an_id_token_is_taken_only_where_the_client_is_the_audience(issuer: Issuer, idp: Provider) -> None:

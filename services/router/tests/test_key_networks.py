@@ -66,6 +66,7 @@ async def test_changed_networks_hold_at_once_for_a_key_in_use(router: RunningRou
     await becomes(router, key, "key_network")
     await desired.record(key, tenant="demo", scopes=["infer:*"], cidrs=["127.0.0.1/32"])
     await becomes(router, key, "")
+    assert await told(router, key) == ""
 
 
 @contextlib.asynccontextmanager

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -110,15 +110,7 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
         bus, settings.state_dir / f"{settings.router_name}.snapshot.json",
         keys=keys.on_key, limits=on_limits, routes=routes.apply, endpoints=hosts.apply,
     )  # fmt: skip
-    refresh = KeyRefresh(
-        settings.registry_url, pepper, tables.readers[BUCKET_KEYS], tables.readers[BUCKET_LIMITS]
-    )  # fmt: skip
-    started = time.monotonic()
-
-    def stale() -> bool:
-        silence_s = min(refresh.silence_s(), time.monotonic() - started)
-        return not settings.serve_stale_keys and silence_s > settings.stale_keys_s
-
+    refresh = KeyRefresh(settings.registry_url, pepper, tables.readers[BUCKET_KEYS], tables.readers[BUCKET_LIMITS])
     meter = UsageMeter()
     usage = UsageShipper(meter, usage_log, bus)
     owner = f"{settings.router_name}:{usage_log.boot}"
@@ -129,8 +121,9 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     features = FeatureJoiner(FeatureLookup(feature_pool, secrets.internal_token(pepper)))
     shadows = Shadows(features, outputs, ShadowTable(metrics), Room(parking.parked, SWEEP_S))
     gateway = Gateway(
-        keys=Authenticator(keys, stale), routes=routes, limits=limits, months=months, usage=meter,
-        features=features, forwarder=Forwarder(hosts, metrics, parking), observer=Observer(outputs, shadows),
+        keys=Authenticator(keys, _staleness(settings, refresh)), routes=routes, limits=limits, months=months,
+        usage=meter, features=features, forwarder=Forwarder(hosts, metrics, parking),
+        observer=Observer(outputs, shadows),
     )  # fmt: skip
     exchange = StatsExchange(bus, routes, settings.router_name)
     endpoints = Endpoints(
@@ -149,6 +142,17 @@ def build(settings: RouterSettings, metrics: RouterMetrics) -> Deps:
     )  # fmt: skip
     metrics.gauges(lambda: _gauges(deps))
     return deps
+
+
+def _staleness(settings: RouterSettings, refresh: KeyRefresh) -> Callable[[], bool]:
+    """Whether keys are too old to be trusted; the clock starts with the process."""
+    started = time.monotonic()
+
+    def stale() -> bool:
+        silence_s = min(refresh.silence_s(), time.monotonic() - started)
+        return not settings.serve_stale_keys and silence_s > settings.stale_keys_s
+
+    return stale
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from moorage_common.http1.exchange import ClientGone, Exchange
-from moorage_common.http1.head import Head, answer_head, status_line
+from moorage_common.http1.head import Head, answer_head, peer_of, status_line
 from moorage_common.http1.incoming import Incoming
 from moorage_common.http1.receiving import BodyReceiver
 from moorage_common.http1.refusals import TOO_MANY, TOO_SLOW, Refusal
@@ -34,8 +34,6 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: "Server") -> None:
         self._server = server
         self.limits = server.limits
-        self.peer = ""
-        """Address of the other end; empty where it has none."""
         self._incoming = Incoming(self)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
@@ -50,12 +48,9 @@ class Connection(asyncio.Protocol):
         self._known_total = 0
         self._writable: asyncio.Future[None] | None = None
 
-    # -- asyncio
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        name = transport.get_extra_info("peername")
-        self.peer = name[0] if isinstance(name, tuple) else ""
+        self.peer = peer_of(transport)
         self._server.connections.add(self)
         if len(self._server.connections) > self.limits.connections:
             self._refuse(TOO_MANY)

@@ -1,5 +1,6 @@
 """The head of a request, and what makes one unacceptable. Pure."""
 
+import asyncio
 from http import HTTPStatus
 from typing import Any
 
@@ -88,3 +89,9 @@ def read_head(method: bytes, target: bytes, fields: Fields, version: str, *, kee
         method, path, fields, content_length=None if chunked else length, keep_alive=keep_alive,
         expects_continue=expects,
     )  # fmt: skip
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """Address of the other end; empty where it has none."""
+    name = transport.get_extra_info("peername")
+    return name[0] if isinstance(name, tuple) else ""
